@@ -1,0 +1,148 @@
+"""The command line: compose, check, plan, run. Nothing here imports torch."""
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from xalign.cache import digest_of, disk_error, write_json
+from xalign.compose import explain, help_text, package_folder
+from xalign.config import XalignError, make_run
+
+QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false",
+         "DS_LOG_LEVEL": "error", "HYDRA_FULL_ERROR": "1", "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1"}
+
+
+def fail(message: str) -> None:
+    """One line on stderr."""
+    print(f"xalign: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def guarded(work: Any) -> int:
+    """Run `work` and turn whatever it raises into one line and an exit code (2: mend it; 130: Ctrl-C; 1: our bug)."""
+    try:
+        work()
+        return 0
+    except XalignError as e:
+        fail(str(e))
+        return 2
+    except KeyboardInterrupt:
+        fail("interrupted; finished stages are kept, repeat the command to continue")
+        return 130
+    except OSError as e:
+        fail(str(disk_error(e, Path.cwd())))
+        return 2
+    except Exception as e:  # a bug of ours: the user gets a line, we get the traceback
+        if "No space left on device" in str(e):  # torch and safetensors wrap the disk's error in their own types
+            fail(str(disk_error(OSError(errno.ENOSPC, "No space left on device"), Path.cwd())))
+            return 2
+        log = Path("xalign-error.log")
+        with contextlib.suppress(OSError):
+            log.write_text(traceback.format_exc(), encoding="utf-8")
+        if os.environ.get("XALIGN_DEBUG"):
+            traceback.print_exc()
+        fail(f"unexpected {type(e).__name__}: {e} (traceback in {log}; please report it)")
+        return 1
+
+
+def job(config: Any) -> None:
+    """Hydra's task function: one composed configuration. In a sweep a failure is recorded, not raised."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+
+    hydra = HydraConfig.get()
+
+    def work() -> None:
+        run = make_run(OmegaConf.to_container(config, resolve=True), dict(hydra.runtime.choices))  # type: ignore[arg-type]
+        from xalign.pipeline import execute
+
+        done["folder"] = str(execute(run, list(hydra.overrides.task)))
+
+    done: dict[str, Any] = {"overrides": list(hydra.overrides.task)}
+    if hydra.mode == RunMode.RUN:
+        work()
+        return
+    print(f"\n━━ job {hydra.job.num}: {' '.join(hydra.overrides.task)}", flush=True)
+    messages: list[str] = []
+
+    def noted() -> None:
+        try:
+            work()
+        except XalignError as e:
+            messages.append(str(e))
+            raise
+
+    done["code"] = guarded(noted)
+    done["error"] = messages[0] if messages else None
+    write_json(Path(hydra.sweep.dir) / f"job-{hydra.job.num:03d}.json", done)
+    if done["code"] == 130:
+        raise KeyboardInterrupt
+
+
+def sweep_summary(folder: Path) -> None:
+    """After a sweep: one comparison table, then the jobs that failed with the command that repeats each."""
+    from xalign.report import print_comparison
+
+    jobs = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("job-*.json"))]
+    folders = [Path(j["folder"]) for j in jobs if j.get("folder") and (Path(j["folder"]) / "rows.jsonl").is_file()]
+    if folders:
+        print_comparison(folders)
+    failed = [j for j in jobs if j["code"]]
+    for j in failed:
+        fail(f"failed: {j['error'] or 'see above'}; repeat with: python -m xalign {' '.join(j['overrides'])}")
+    if failed:
+        raise XalignError(f"{len(failed)} of {len(jobs)} jobs failed; the finished ones are kept")
+
+
+def split_arguments(argv: list[str]) -> tuple[list[str], list[str]]:
+    """(overrides, hydra flags) of a command line."""
+    overrides = [a for a in argv if "=" in a and not a.startswith("-") or a.startswith("~")]
+    return overrides, [a for a in argv if a not in overrides]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of ``python -m xalign`` and of the console script; returns the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help"} & set(argv):
+        print(help_text())
+        return 0
+    for key, value in QUIET.items():
+        os.environ.setdefault(key, value)
+    overrides, flags = split_arguments(argv)
+    multirun = bool({"-m", "--multirun"} & set(flags))
+    experiments = package_folder("experiments")
+    sys.argv = ["xalign", *argv, f"hydra.searchpath=[file://{experiments.parent}]"]
+    if multirun:
+        runs = next((o.split("=", 1)[1] for o in overrides if o.startswith("runs=")), "runs")
+        sweep = Path(runs) / "sweeps" / digest_of(sorted(overrides))[:12]
+        os.environ["XALIGN_SWEEP"] = str(sweep.resolve())
+
+    def work() -> None:
+        import hydra
+        from hydra.errors import HydraException
+        from omegaconf.errors import OmegaConfBaseException
+
+        for stray in flags:
+            if not stray.startswith("-") and flags[flags.index(stray) - 1] not in ("--config-dir", "-cd", "--config-name", "-cn"):
+                raise XalignError(f"{stray}: not understood; write key=value (see --help)")
+        try:
+            if multirun:
+                for old in sweep.glob("job-*.json"):
+                    old.unlink()
+            hydra.main(version_base="1.3", config_path=str(package_folder("conf")), config_name="config")(job)()
+        except (HydraException, OmegaConfBaseException) as e:
+            raise explain(e, overrides) from None
+        if multirun:
+            sweep_summary(sweep)
+
+    return guarded(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

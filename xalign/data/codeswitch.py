@@ -1,0 +1,169 @@
+"""Bilingual dictionaries and code-switching of questions (SDRRL section 3.2.3, equation 5)."""
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from xalign.cache import Artifact, Stage, file_sha256
+from xalign.config import ConfigError, Node, XalignError
+
+if TYPE_CHECKING:
+    from xalign.config import Run
+
+Translations = Mapping[str, tuple[str, ...]]
+
+
+def read_muse(path: Path) -> list[tuple[str, str]]:
+    """Pairs of a MUSE-format file: ``word TAB word``, or two words parted by a space, one pair a line.
+
+    Raises:
+        XalignError: for a line that is neither, naming file and line number.
+    """
+    pairs = []
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as e:
+        raise XalignError(f"{path}: not UTF-8 ({e.reason} at byte {e.start}); convert the file to UTF-8") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        parts = [p.strip() for p in line.split("\t")] if "\t" in line else line.split()
+        if len(parts) != 2 or not all(parts):
+            raise XalignError(f"{path}:{number}: expected 'word TAB translation' or 'word translation', found {line.strip()[:60]!r}")
+        pairs.append((parts[0], parts[1]))
+    return pairs
+
+
+def read_dictionary(path: Path, inverse: bool = False) -> dict[str, tuple[str, ...]]:
+    """A dictionary artifact's ``dictionary.tsv`` as word → its translations; `inverse` reads it target → source."""
+    found: dict[str, dict[str, None]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        src, tgt = line.split("\t")
+        if inverse:
+            src, tgt = tgt, src
+        found.setdefault(src, {})[tgt] = None
+    return {word: tuple(translations) for word, translations in found.items()}
+
+
+@dataclass(frozen=True)
+class Dictionary(Node):
+    """The bilingual dictionary: CLDR terms, or a MUSE file.
+
+    Attributes:
+        path: a MUSE-format file, source language first; null takes CLDR's terms.
+    """
+
+    path: str | None = None
+
+    def check_run(self, run: Run) -> None:
+        """Raise ConfigError when `path` names no file."""
+        if self.path and not Path(self.path).expanduser().is_file():
+            raise ConfigError(f"dictionary.path={self.path}: no such file; name a MUSE file (word TAB translation a line)")
+
+    def stage(self, run: Run, lang: str) -> Stage:
+        """``dictionary.tsv``: source word TAB `lang` word, pairs spelled the same left out."""
+        source, path = run.source, Path(self.path).expanduser() if self.path else None
+
+        def work(folder: Path, inputs: list[Artifact]) -> dict[str, Any]:
+            if path:
+                pairs: Iterable[tuple[str, str]] = read_muse(path)
+            else:
+                from xalign.data.lab import phrase_table
+
+                pairs = phrase_table(source, lang).items()
+            kept = list(dict.fromkeys((a, b) for a, b in pairs if a != b and "\t" not in a + b))
+            text = "".join(f"{a}\t{b}\n" for a, b in kept)
+            (folder / "dictionary.tsv").write_text(text, encoding="utf-8", newline="\n")
+            return {"pairs": len(kept), "words": len({a for a, _ in kept})}
+
+        origin = {"file": file_sha256(path)} if path else {"source": source, "lang": lang, **_lab_params()}
+        return Stage("dictionary", 1, origin, work, seconds=1, label=f"dictionary {source}→{lang}")
+
+
+def _lab_params() -> dict[str, Any]:
+    """What pins the laboratory's texts in a key."""
+    from xalign.data.lab import VERSION
+
+    return {"lab": VERSION}
+
+
+def code_switch(text: str, mapping: Translations, p: float, rng: Random, spaced: bool = True) -> str:
+    """Replace each token of `text` that is in the dictionary with probability `p` by one of its translations.
+
+    Args:
+        text: a question.
+        mapping: term → translations; terms may have several words. Looked up as written, then in lower case.
+        p: probability of replacing a token that the dictionary knows.
+        rng: decides token by token, left to right.
+        spaced: tokens are parted by whitespace, punctuation at their edges stays; otherwise the text is
+            segmented into the longest dictionary entries (at least two characters) from left to right.
+    """
+    if p <= 0 or not mapping:
+        return text
+    return _switch_spaced(text, mapping, p, rng) if spaced else _switch_unspaced(text, mapping, p, rng)
+
+
+def _lookup(term: str, mapping: Translations) -> tuple[str, ...]:
+    return mapping.get(term) or mapping.get(term.lower()) or ()
+
+
+def _switch_spaced(text: str, mapping: Translations, p: float, rng: Random) -> str:
+    parts = re.split(r"(\s+)", text)  # words at even places, the whitespace between them at odd ones
+    longest = max(term.count(" ") for term in mapping) + 1
+    out, i = [], 0
+    while i < len(parts):
+        step = 1
+        for words in range(min(longest, (len(parts) - i + 1) // 2), 0, -1):
+            chunk = "".join(parts[i:i + 2 * words - 1])
+            head, core, tail = _edges(chunk)
+            translations = _lookup(core, mapping)
+            if translations:  # the longest term counts as one token: its single words are not tried again
+                step = 2 * words - 1
+                out.append(head + rng.choice(translations) + tail if rng.random() < p else chunk)
+                break
+        else:
+            out.append(parts[i])
+        i += step
+        if i < len(parts):
+            out.append(parts[i])
+            i += 1
+    return "".join(out)
+
+
+def _edges(chunk: str) -> tuple[str, str, str]:
+    """Leading punctuation, core, trailing punctuation. By category: a final vowel sign belongs to its word."""
+    start, end = 0, len(chunk)
+    while start < end and unicodedata.category(chunk[start])[0] in "PSZ":
+        start += 1
+    while end > start and unicodedata.category(chunk[end - 1])[0] in "PSZ":
+        end -= 1
+    return chunk[:start], chunk[start:end], chunk[end:]
+
+
+def _switch_unspaced(text: str, mapping: Translations, p: float, rng: Random) -> str:
+    longest = max(len(term) for term in mapping)
+    out, i = [], 0
+    while i < len(text):
+        for end in range(min(len(text), i + longest), i + 1, -1):
+            translations = _lookup(text[i:end], mapping)
+            if translations and _boundary(text, i) and _boundary(text, end):
+                out.append(rng.choice(translations) if rng.random() < p else text[i:end])
+                i = end
+                break
+        else:
+            out.append(text[i])
+            i += 1
+    return "".join(out)
+
+
+def _boundary(text: str, i: int) -> bool:
+    """A term may begin or end before character `i`: not inside a Latin word, a number or a grapheme."""
+    if i in (0, len(text)):
+        return True
+    inside_word = text[i - 1].isascii() and text[i - 1].isalnum() and text[i].isascii() and text[i].isalnum()
+    return not inside_word and not unicodedata.category(text[i]).startswith("M")

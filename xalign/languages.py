@@ -1,0 +1,73 @@
+"""One row per language: everything that depends on the language is here. A new language is a new row."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Language:
+    """A language as every part of xalign sees it.
+
+    Attributes:
+        code: ISO 639-3, e.g. ``jpn``.
+        name: English name, as instructions write it.
+        script: ISO 15924 script, e.g. ``Jpan``.
+        flores: FLORES-200 / NLLB code.
+        locale: CLDR locale (babel).
+        bleu: sacrebleu tokenizer that segments the language when flores200 is not available.
+        cld3: codes that CLD3 may answer for it (confusable neighbours included).
+        spaced: words are separated by spaces.
+        rbnf: locale of `unicode_rbnf`.
+    """
+
+    code: str
+    name: str
+    script: str
+    flores: str
+    locale: str
+    bleu: str = "13a"
+    cld3: tuple[str, ...] = ()
+    spaced: bool = True
+    rbnf: str = ""
+
+    @property
+    def iso1(self) -> str:
+        """ISO 639-1 code, e.g. ``ja``."""
+        return self.locale.split("_")[0]
+
+
+def _row(code: str, name: str, script: str, locale: str, **more: object) -> tuple[str, Language]:
+    cld3 = more.pop("cld3", (locale.split("_")[0],))
+    flores = more.pop("flores", f"{code}_{script}")
+    rbnf = more.pop("rbnf", locale.split("_")[0])
+    return code, Language(code, name, script, flores, locale, cld3=cld3, rbnf=rbnf, **more)  # type: ignore[arg-type]
+
+
+LANGUAGES: dict[str, Language] = dict([
+    _row("eng", "English", "Latn", "en"),
+    _row("ces", "Czech", "Latn", "cs"),
+    _row("dan", "Danish", "Latn", "da", cld3=("da", "no")),
+    _row("ukr", "Ukrainian", "Cyrl", "uk"),
+    _row("bul", "Bulgarian", "Cyrl", "bg"),
+    _row("fin", "Finnish", "Latn", "fi"),
+    _row("hun", "Hungarian", "Latn", "hu"),
+    _row("nob", "Norwegian Bokmål", "Latn", "nb", cld3=("no", "nb", "nn", "da"), rbnf="no"),
+    _row("ind", "Indonesian", "Latn", "id", cld3=("id", "ms")),
+    _row("jpn", "Japanese", "Jpan", "ja", bleu="ja-mecab", cld3=("ja",), spaced=False),
+    _row("kor", "Korean", "Hang", "ko", bleu="ko-mecab"),
+    _row("por", "Portuguese", "Latn", "pt"),
+    _row("slv", "Slovenian", "Latn", "sl"),
+    _row("vie", "Vietnamese", "Latn", "vi"),
+    _row("pol", "Polish", "Latn", "pl"),
+    _row("tha", "Thai", "Thai", "th", bleu="char", spaced=False),
+    _row("khm", "Khmer", "Khmr", "km", bleu="char", spaced=False),
+    _row("fra", "French", "Latn", "fr"),
+    _row("spa", "Spanish", "Latn", "es"),
+    _row("deu", "German", "Latn", "de"),
+    _row("slk", "Slovak", "Latn", "sk"),
+    _row("ara", "Arabic", "Arab", "ar", flores="arb_Arab"),
+    _row("ell", "Greek", "Grek", "el"),
+    _row("hin", "Hindi", "Deva", "hi"),
+    _row("tur", "Turkish", "Latn", "tr"),
+    _row("zho", "Chinese", "Hans", "zh_Hans", flores="zho_Hans", bleu="zh", cld3=("zh", "zh-Latn"), spaced=False, rbnf="zh"),
+])
