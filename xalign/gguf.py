@@ -62,10 +62,11 @@ def convert(path: Path, folder: Path) -> Mapping[str, Any]:
         "intermediate_size": read("llama.feed_forward_length"), "num_hidden_layers": read("llama.block_count"),
         "num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": hidden // heads, "hidden_act": "silu",
         "max_position_embeddings": read("llama.context_length"), "rope_theta": read("llama.rope.freq_base"),
+        "rope_parameters": {"rope_type": "default", "rope_theta": read("llama.rope.freq_base")},  # transformers 5 reads this one
         "rms_norm_eps": round(read("llama.attention.layer_norm_rms_epsilon"), 9), "initializer_range": 0.02,
         "attention_bias": False, "mlp_bias": False, "attention_dropout": 0.0, "tie_word_embeddings": "lm_head.weight" not in tensors,
         "bos_token_id": read("tokenizer.ggml.bos_token_id"), "eos_token_id": eos, "pad_token_id": eos,
-        "use_cache": True, "torch_dtype": "float32",
+        "use_cache": True, "dtype": "float32",
     }
     _write(folder / "config.json", config)
     _write(folder / "generation_config.json", {k: config[k] for k in ("bos_token_id", "eos_token_id", "pad_token_id")})
@@ -90,7 +91,8 @@ def _tokenizer(folder: Path, tokens: list[str], types: list[int], merges: list[s
     _write(folder / "special_tokens_map.json", special)
     # The class name PreTrainedTokenizerFast is known to transformers 4 and 5 alike.
     _write(folder / "tokenizer_config.json", {**special, "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": length,
-                                              "clean_up_tokenization_spaces": False, "chat_template": template})
+                                              "clean_up_tokenization_spaces": False, "chat_template": template,
+                                              "model_input_names": ["input_ids", "attention_mask"]})
 
 
 def _write(path: Path, value: Any) -> None:

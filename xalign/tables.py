@@ -12,12 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from rich import box
 from rich.console import Console, Group, RenderableType
+from rich.constrain import Constrain
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 NARROWEST = 96  # columns; below this the terminal itself wraps the lines
+NOTES = 118  # columns; notes wrap here even where a table is wider
 MISSING = "–"
 
 
@@ -32,6 +35,7 @@ class Grid:
         notes: lines below it.
         wrap: indices of the columns that may wrap on a narrow terminal; they are left-aligned.
         dim: indices of rows shown faintly (reference rows).
+        colours: (row, column) → rich style of one cell.
     """
 
     title: str
@@ -40,6 +44,7 @@ class Grid:
     notes: list[str] = field(default_factory=list)
     wrap: tuple[int, ...] = (0,)
     dim: set[int] = field(default_factory=set)
+    colours: dict[tuple[int, int], str] = field(default_factory=dict)
 
 
 def is_number(value: Any) -> bool:
@@ -72,8 +77,8 @@ def p_value(p: Any) -> str:
 
 def rich_table(grid: Grid) -> Table:
     """The grid as a rich Table without its notes."""
-    table = Table(title=Text(grid.title, style="bold"), title_justify="left", box=_box(), pad_edge=False, padding=(0, 1),
-                  show_edge=False, header_style="bold")
+    table = Table(title=Text(grid.title, style="bold"), title_justify="left", header_style="bold",
+                  box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for i, name in enumerate(grid.columns):
         left = i in grid.wrap
         table.add_column(Text(name), justify="left" if left else "right", no_wrap=not left, overflow="fold", vertical="top")
@@ -83,21 +88,17 @@ def rich_table(grid: Grid) -> Table:
                 table.add_section()
             table.add_row(Text(row[0], style="bold cyan"), *[""] * (len(grid.columns) - 1))
         else:
-            table.add_row(*(Text(cell) for cell in row), style="dim" if i in grid.dim else None)
+            cells = (Text(cell, style=grid.colours.get((i, j), "")) for j, cell in enumerate(row))
+            table.add_row(*cells, style="dim" if i in grid.dim else None)
     return table
-
-
-def _box() -> Any:
-    from rich import box
-
-    return box.SIMPLE_HEAD
 
 
 def renderable(grids: Sequence[Grid]) -> Group:
     """Grids with their notes, one under the other, for any rich console."""
     parts: list[RenderableType] = []
     for grid in grids:
-        parts += [Text(""), rich_table(grid), *(Text(note, style="dim", overflow="fold") for note in grid.notes)]
+        notes = (Constrain(Text(note, style="dim", overflow="fold"), NOTES) for note in grid.notes)
+        parts += [Text(""), rich_table(grid), *notes]
     return Group(*parts)
 
 
@@ -118,23 +119,18 @@ def markdown(grids: Sequence[Grid]) -> str:
     """Grids as GitHub Markdown: title, table, notes as a list."""
     parts = []
     for grid in grids:
-        rows = [row if len(row) > 1 else [f"**{row[0]}**", *[""] * (len(grid.columns) - 1)] for row in grid.rows]
+        rows = [["**" + _md(row[0]) + "**"] + [""] * (len(grid.columns) - 1) if len(row) == 1 else [_md(cell) for cell in row]
+                for row in grid.rows]
         rule = [":---" if i in grid.wrap else "---:" for i in range(len(grid.columns))]
-        body = "\n".join(_md_row(row) for row in [grid.columns, rule, *rows])
+        body = "\n".join("| " + " | ".join(row) + " |" for row in [[_md(c) for c in grid.columns], rule, *rows])
         notes = "\n".join(f"- {_md(note)}" for note in grid.notes)
         parts.append(f"**{_md(grid.title)}**\n\n{body}\n" + (f"\n{notes}\n" if notes else ""))
     return "\n".join(parts)
 
 
-def _md_row(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(_md(cell) for cell in cells) + " |"
-
-
 def _md(text: str) -> str:
-    """Text that Markdown shows as it is."""
-    for mark in "\\|*_<":
-        text = text.replace(mark, "\\" + mark) if not text.startswith("**") else text
-    return text.replace("\n", " ")
+    """Text on one line that Markdown shows as it is."""
+    return text.replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;").replace("\n", " ")
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

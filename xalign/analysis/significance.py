@@ -40,15 +40,17 @@ class Paired:
     clusters: int
     discordance: float
 
-    @property
-    def detectable(self) -> float:
-        """Smallest difference this comparison would have found with power .8 at alpha .05.
+    def detectable(self, scale: float = 1.0) -> float:
+        """Smallest difference, in the scores' unit, that this comparison would have found with power .8 at alpha .05.
 
         Uses the effective number of examples: clusters whose members agree count for fewer.
+
+        Args:
+            scale: what a perfect score is: 1 for shares, 100 for BLEU and chrF.
         """
         spread = self.discordance - self.diff**2
         effective = min(float(self.n), spread / self.se**2) if self.se > 0 and spread > 0 else float(self.clusters)
-        return detectable(effective, self.discordance)
+        return scale * detectable(effective, self.discordance / scale**2)
 
 
 def paired(before: Sequence[float], after: Sequence[float], clusters: Sequence[Hashable] | None = None,

@@ -1,11 +1,11 @@
 """Open a model folder as a backbone."""
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 
+from xalign.assets import model_folder
 from xalign.backbones.causal import CausalBackbone
 from xalign.backbones.node import Backbone
 from xalign.config import XalignError
@@ -25,22 +25,17 @@ def load_backbone(folder: Path, node: Backbone, train: bool = False) -> CausalBa
     import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = Path(folder)
-    pointer = folder / "source.json"
-    if pointer.is_file():
-        folder = Path(json.loads(pointer.read_text(encoding="utf-8"))["path"])
+    folder = model_folder(Path(folder))
     cuda = torch.cuda.is_available() and not train
     dtype = torch.float32 if train or node.dtype == "auto" and not cuda else \
         torch.bfloat16 if node.dtype == "auto" else getattr(torch, node.dtype)
-    # 4-D masks (score, packed training) are only exact with these two.
-    attention = "sdpa"
     noise = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()
     try:
         options = {"trust_remote_code": node.trust_remote_code, "local_files_only": True}
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-        try:
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention, **options)
+        try:  # scoring passes 4-D masks, which SDPA and eager attention take, others do not
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa", **options)
         except ValueError as e:
             if "scaled_dot_product" not in str(e):
                 raise

@@ -81,15 +81,13 @@ class Dictionary(Node):
             (folder / "dictionary.tsv").write_text(text, encoding="utf-8", newline="\n")
             return {"pairs": len(kept), "words": len({a for a, _ in kept})}
 
-        origin = {"file": file_sha256(path)} if path else {"source": source, "lang": lang, **_lab_params()}
+        if path:
+            origin = {"file": file_sha256(path)}
+        else:
+            from xalign.data.lab.facts import versions
+
+            origin = {"source": source, "lang": lang, **versions()}
         return Stage("dictionary", 1, origin, work, seconds=1, label=f"dictionary {source}→{lang}")
-
-
-def _lab_params() -> dict[str, Any]:
-    """What pins the laboratory's texts in a key."""
-    from xalign.data.lab import VERSION
-
-    return {"lab": VERSION}
 
 
 def code_switch(text: str, mapping: Translations, p: float, rng: Random, spaced: bool = True) -> str:
@@ -151,7 +149,7 @@ def _switch_unspaced(text: str, mapping: Translations, p: float, rng: Random) ->
     while i < len(text):
         for end in range(min(len(text), i + longest), i + 1, -1):
             translations = _lookup(text[i:end], mapping)
-            if translations and _boundary(text, i) and _boundary(text, end):
+            if translations and boundary(text, i) and boundary(text, end):
                 out.append(rng.choice(translations) if rng.random() < p else text[i:end])
                 i = end
                 break
@@ -161,8 +159,8 @@ def _switch_unspaced(text: str, mapping: Translations, p: float, rng: Random) ->
     return "".join(out)
 
 
-def _boundary(text: str, i: int) -> bool:
-    """A term may begin or end before character `i`: not inside a Latin word, a number or a grapheme."""
+def boundary(text: str, i: int) -> bool:
+    """A piece of text may begin or end before character `i`: not inside a Latin word, a number or a grapheme."""
     if i in (0, len(text)):
         return True
     inside_word = text[i - 1].isascii() and text[i - 1].isalnum() and text[i].isascii() and text[i].isalnum()

@@ -28,6 +28,9 @@ def count_words(text: str, lang: str) -> float:
     per_word = _CHARS_PER_WORD.get(LANGUAGES[lang].script)
     return sum(not c.isspace() for c in text) / per_word if per_word else len(text.split())
 
+# Below, the ratio says nothing: one name is one word here and four there [R].
+_MIN_RATIO_WORDS = 6
+
 
 @dataclass(frozen=True)
 class Filters(Node):
@@ -37,7 +40,7 @@ class Filters(Node):
         html: drop a translation with markup that its source text has not.
         max_words: longest text, in words.
         max_word_chars: longest word, in characters; not judged in unspaced scripts.
-        max_ratio: words of the longer text over words of the shorter one.
+        max_ratio: words of the longer text (if it has six or more) over words of the shorter one.
         langid: drop a translation that CLD3 or its script places in another language.
         dedup: drop a row whose translated question and answer occurred before.
         cometkiwi: reference-free quality model (a local checkpoint file, or a hub id such as
@@ -77,7 +80,8 @@ class Filters(Node):
             return "words"
         if LANGUAGES[lang].spaced and any(len(word) > self.max_word_chars for word in text.split()):
             return "word_chars"
-        if max(words, before) > self.max_ratio * max(min(words, before), 1):
+        longer, shorter = max(words, before), min(words, before)
+        if longer >= _MIN_RATIO_WORDS and longer > self.max_ratio * max(shorter, 1):
             return "ratio"
         if self.langid:
             from xalign.langid import judge

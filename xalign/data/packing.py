@@ -176,7 +176,8 @@ def split_groups(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row
 
 
 def plan_steps(rows: Sequence[Row], tokens_per_step: int, seed: int, epoch: int) -> list[list[Row]]:
-    """Shuffle the rows of one epoch and cut them into optimiser steps of at most `tokens_per_step` tokens.
+    """Shuffle the rows of one epoch and cut them into optimiser steps of at most `tokens_per_step` tokens
+    (a longer row is a step of its own).
 
     Depends on nothing but its arguments, so neither micro-batching nor the world size changes a step, and a
     resumed run finds its place by the step's number.
@@ -197,8 +198,8 @@ def plan_steps(rows: Sequence[Row], tokens_per_step: int, seed: int, epoch: int)
 def deal(rows: Sequence[Row], parts: int) -> list[list[Row]]:
     """Deal the rows of a step into `parts` micro-batches of about equal token counts.
 
-    With fewer rows than parts, an empty part gets the shortest row at weight 0: every process must run
-    the same number of micro-batches.
+    With fewer rows than parts, an empty part gets the shortest row without its labels: every process must
+    run the same number of micro-batches.
     """
     bins: list[list[Row]] = [[] for _ in range(parts)]
     sizes = [0] * parts
@@ -206,5 +207,6 @@ def deal(rows: Sequence[Row], parts: int) -> list[list[Row]]:
         k = sizes.index(min(sizes))
         bins[k].append(r)
         sizes[k] += len(r.ids)
-    filler = replace(min(rows, key=lambda r: len(r.ids)), weight=0.0)
+    short = min(rows, key=lambda r: len(r.ids))
+    filler = replace(short, n_prompt=len(short.ids))
     return [b or [filler] for b in bins]

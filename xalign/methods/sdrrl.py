@@ -1,0 +1,277 @@
+"""SDRRL: self-distillation from a resource-rich language (Zhang et al., ACL 2024), METHODS.md section 2."""
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from xalign.cache import Artifact, Stage
+from xalign.config import ConfigError, choice, choices, within
+from xalign.data.codeswitch import Translations, boundary, code_switch, read_dictionary
+from xalign.data.examples import Example, read_examples, read_jsonl, write_jsonl
+from xalign.data.instructions import completion_prompt, translation_prompt
+from xalign.languages import LANGUAGES
+from xalign.methods.base import Method
+from xalign.methods.supervised import SFT, failures, filtered, write_rows
+
+if TYPE_CHECKING:
+    from xalign.config import Run
+    from xalign.data.packing import Row
+
+TRANSFER = ("LL", "TL", "LT", "TT")
+SUBSETS = (*TRANSFER, "mt", "comp")
+
+
+@dataclass(frozen=True)
+class SDRRL(Method):
+    """Self-distilled answers, translated questions and answers, code-switching and a little parallel text.
+
+    Attributes:
+        subsets: which parts of the training set are built (equation 6's U).
+        self_distill: half of the answers are the model's own; false takes all from the data (Table 6, row 3).
+        parallel: use the subsets mt and comp (Table 6, row 4).
+        code_switch: probability of replacing a question's token that the dictionary knows (equation 5).
+        loss_weighting: pooled is the mean over all supervised tokens; subset_mean is equation 6 as written:
+            the mean over each subset's rows of a row's mean CE, summed over subsets.
+        answers: who answers the questions: the model as it is, or after SFT on the data; auto takes SFT for a
+            backbone that does not follow instructions.
+        max_new_tokens: longest answer of the model, in tokens.
+    """
+
+    name: ClassVar[str] = "sdrrl"
+
+    subsets: list[str] = choices(SUBSETS, *SUBSETS)
+    self_distill: bool = True
+    parallel: bool = True
+    code_switch: float = within(0.15, low=0, high=1, note="the paper's value is 0.15")
+    loss_weighting: str = choice("pooled", "pooled", "subset_mean")
+    answers: str = choice("auto", "auto", "model", "sft")
+    max_new_tokens: int = within(512, low=1, note="the paper's value is 512")
+
+    def check_run(self, run: Run) -> None:
+        """Raise ConfigError when nothing is left to train on; see also `Method.check_run`."""
+        if not self.used:
+            raise ConfigError(f"method.subsets={list(self.subsets)}: leaves nothing to train on"
+                              f"{'' if self.parallel else ' with method.parallel=false'}; name some of {', '.join(SUBSETS)}")
+        super().check_run(run)
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        """The subsets that are built, in the paper's order."""
+        return tuple(s for s in SUBSETS if s in self.subsets and (self.parallel or s in TRANSFER))
+
+    @property
+    def translates(self) -> bool:  # type: ignore[override]
+        """See `Method.translates`."""
+        return bool({"TL", "LT", "TT"} & set(self.used))
+
+    def rows(self, run: Run) -> Stage:
+        """The training set of section 3.2.5; the facts count each subset and everything that was left out."""
+        source, target, seed, used = run.source, run.target, run.seed, self.used
+        transfer = [s for s in used if s in TRANSFER]
+        needs: dict[str, Stage] = {}
+        if transfer:
+            needs["questions"] = run.data.questions_stage(run, source)
+            if transfer != ["LL"]:
+                needs["translated"] = filtered(run, needs["questions"])
+            if self.self_distill:
+                needs["answers"] = self.answers_stage(run, needs["questions"])
+                if {"LT", "TT"} & set(transfer):
+                    needs["translated answers"] = filtered(run, needs["answers"], ("response",))
+            if self.code_switch:
+                needs["dictionary"] = run.dictionary.stage(run, target)
+        if {"mt", "comp"} & set(used):
+            needs["pairs"] = run.parallel.stage(run, target)
+
+        def work(folder: Path, inputs: list[Artifact]) -> dict[str, Any]:
+            files = dict(zip(needs, inputs, strict=True))
+            rows: list[Example] = []
+            facts: dict[str, Any] = {}
+            if transfer:
+                examples, answers = (read_examples(files[n].file("examples.jsonl")) if n in files else None for n in ("questions", "answers"))
+                records, more = (list(read_jsonl(files[n].file("examples.jsonl"))) if n in files else None
+                                 for n in ("translated", "translated answers"))
+                chosen, coins = transfer_set(examples or [], answers, records, more, seed)
+                rows = four_subsets(chosen, transfer, target)
+                facts = {"transfer set": coins, "not translated": {**failures(records or []),
+                                                                   **{f"own {k}": n for k, n in failures(more or []).items()}}}
+            if "dictionary" in files:
+                path = files["dictionary"].file("dictionary.tsv")
+                there, back = read_dictionary(path), read_dictionary(path, inverse=True)
+                rows, facts["code-switched questions"] = switch_questions(rows, {source: there, target: back}, self.code_switch, seed)
+            if "pairs" in files:
+                pairs = list(read_jsonl(files["pairs"].file("pairs.jsonl")))
+                rows += mt_rows(pairs, source, target) if "mt" in used else []
+                rows += comp_rows(pairs, target, seed) if "comp" in used else []
+            return write_rows(folder, rows, facts, shown=used, required=transfer)
+
+        params = {"method": "sdrrl", "source": source, "target": target, "subsets": list(used), "seed": seed,
+                  "code_switch": self.code_switch, "inputs": list(needs)}
+        return Stage("rows", 1, params, work, inputs=tuple(needs.values()), seconds=2, label=f"rows sdrrl {source}→{target}")
+
+    def answers_stage(self, run: Run, questions: Stage) -> Stage:
+        """G: the questions with the model's own greedy answers; independent of the target language.
+
+        A killed run continues behind its last finished batch.
+        """
+        backbone, limit = run.backbone, self.max_new_tokens
+        first_sft = self.answers == "sft" or self.answers == "auto" and not backbone.instruct
+        model = SFT().model_stage(run) if first_sft else backbone.weights(run)
+
+        def work(folder: Path, inputs: list[Artifact]) -> dict[str, Any]:
+            from xalign.backbones.load import load_backbone
+
+            examples = read_examples(inputs[0].file("examples.jsonl"))
+            answers = generate_answers(load_backbone(inputs[1].path, backbone), examples, limit, folder / "answers.jsonl")
+            write_jsonl(folder / "examples.jsonl", (e.with_(response=a, subset="G") for e, a in zip(examples, answers, strict=True)))
+            return {"answers": len(answers), "empty": sum(not a for a in answers),
+                    "as in the data": sum(e.response == a for e, a in zip(examples, answers))}
+
+        return Stage("answers", 1, {"backbone": backbone.params(), "max_new_tokens": limit}, work, inputs=(questions, model),
+                     seconds=60, resumable=True, label=f"answers {run.source} ({'after SFT' if first_sft else 'the model as it is'})")
+
+    def loss_params(self) -> dict[str, Any]:
+        """See `Method.loss_params`."""
+        return {"loss": "ce", "weighting": self.loss_weighting}
+
+    def row_weights(self, rows: Sequence[Row]) -> list[float]:
+        """Weight of every supervised token of each row.
+
+        With subset_mean it is total / (subsets * rows of the subset * supervised tokens of the row), total
+        being the supervised tokens of all rows: the weighted sum divided by `total` is then equation 6 with
+        the mean CE of a row's tokens as its loss, up to the constant number of subsets; the mean weight is 1.
+        """
+        if self.loss_weighting == "pooled":
+            return super().row_weights(rows)
+        total, sizes = sum(row.targets for row in rows), Counter(row.subset for row in rows)
+        return [total / (len(sizes) * sizes[row.subset] * row.targets) for row in rows]
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """One row of the transfer set D_synth.
+
+    Attributes:
+        example: (x, a) in the source language.
+        question, answer: T(x) and T(a); None where the translator failed or a filter dropped it.
+    """
+
+    example: Example
+    question: str | None
+    answer: str | None
+
+
+def coin(seed: int, row_id: str) -> bool:
+    """A fair coin for each question, the same in every process: True takes the model's own answer."""
+    return hashlib.sha256(f"coin:{seed}:{row_id}".encode()).digest()[0] % 2 == 1
+
+
+def transfer_set(examples: Sequence[Example], answers: Sequence[Example] | None, translated: Sequence[Mapping[str, Any]] | None,
+                 translated_answers: Sequence[Mapping[str, Any]] | None, seed: int) -> tuple[list[Transfer], dict[str, int]]:
+    """D_synth (equation 4): for each question its answer from D or, on the coin's other side, the model's own.
+
+    Args:
+        examples: D, in the source language.
+        answers: G, row by row; None takes every answer from D. An empty answer is no answer: D's is taken.
+        translated: T(x) and T(y) of D; None if no subset needs them.
+        translated_answers: T(ŷ) of G; None if no subset needs them.
+    Returns:
+        The transfer set and how many rows came from ``D`` and ``G``, and how many own answers were empty.
+    """
+    chosen, counts = [], Counter(D=0, G=0, **({"empty own answer": 0} if answers is not None else {}))
+    for i, example in enumerate(examples):
+        own = answers is not None and coin(seed, example.id)
+        if own and not answers[i].response:  # type: ignore[index]
+            counts["empty own answer"] += 1
+            own = False
+        counts["G" if own else "D"] += 1
+        question = translated[i]["prompt"] if translated else None
+        answer_of = translated_answers if own else translated
+        chosen.append(Transfer(answers[i] if own else example, question,  # type: ignore[index]
+                               answer_of[i]["response"] if answer_of else None))
+    return chosen, dict(counts)
+
+
+def four_subsets(chosen: Sequence[Transfer], subsets: Sequence[str], target: str) -> list[Example]:
+    """LL (x, a), TL (T(x), a), LT (x, T(a)), TT (T(x), T(a)); a missing side costs only the subsets that use it."""
+    rows = []
+    for subset in subsets:
+        for t in chosen:
+            question = t.question if subset[0] == "T" else t.example.prompt
+            answer = t.answer if subset[1] == "T" else t.example.response
+            if question is not None and answer is not None:
+                rows.append(t.example.with_(id=f"{t.example.id}/{subset}", subset=subset, group=t.example.group or t.example.id,
+                                            lang=target if subset[0] == "T" else t.example.lang, prompt=question, response=answer))
+    return rows
+
+
+def switch_questions(rows: Sequence[Example], dictionaries: Mapping[str, Translations], p: float,
+                     seed: int) -> tuple[list[Example], dict[str, int]]:
+    """Code-switch every question by the dictionary of its language (``row.lang``); returns rows and changed questions by subset."""
+    out, changed = [], Counter[str]()
+    for row in rows:
+        rng = Random(f"switch:{seed}:{row.id}")
+        prompt = code_switch(row.prompt, dictionaries[row.lang], p, rng, LANGUAGES[row.lang].spaced)
+        changed[row.subset] += prompt != row.prompt
+        out.append(row.with_(prompt=prompt))
+    return out, dict(changed)
+
+
+def mt_rows(pairs: Sequence[Mapping[str, Any]], source: str, target: str) -> list[Example]:
+    """D_mt: every pair as a translation instruction in both directions."""
+    rows = []
+    for a, b, x, y in ((source, target, "src", "tgt"), (target, source, "tgt", "src")):
+        rows += [Example(f"mt/{p['id']}/{a}-{b}", a, translation_prompt(p[x], a, b), p[y], source=f"parallel:{p['kind']}",
+                         subset="mt", group=f"pair/{p['id']}") for p in pairs]
+    return rows
+
+
+def comp_rows(pairs: Sequence[Mapping[str, Any]], target: str, seed: int) -> list[Example]:
+    """D_comp: target sentences cut at a random point, the answer being the whole sentence.
+
+    Only pairs of kind ``sentence``: a list of names or a date has no context to go by.
+    """
+    rows = []
+    for p in pairs:
+        prefix = cut(p["tgt"], LANGUAGES[target].spaced, Random(f"cut:{seed}:{p['id']}")) if p["kind"] == "sentence" else ""
+        if prefix:
+            rows.append(Example(f"comp/{p['id']}", target, completion_prompt(prefix, target), p["tgt"], source=f"parallel:{p['kind']}",
+                                subset="comp", group=f"pair/{p['id']}"))
+    return rows
+
+
+def cut(sentence: str, spaced: bool, rng: Random) -> str:
+    """The sentence up to a random point: between two words, or between two characters where words are not spaced.
+
+    Empty for a sentence of one word or character.
+    """
+    places = [i for i in range(1, len(sentence)) if (sentence[i].isspace() if spaced else boundary(sentence, i))]
+    return sentence[:rng.choice(places)].rstrip() if places else ""
+
+
+def generate_answers(backbone: Any, examples: Sequence[Example], limit: int, log: Path) -> list[str]:
+    """Greedy answers of `backbone` to the examples' prompts, each written to `log` as soon as it is known."""
+    from xalign.progress import bar
+
+    known: dict[str, str] = {}
+    if log.is_file():
+        # A killed process may have left its last line unfinished.
+        lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("\n")]
+        log.write_text("".join(whole), encoding="utf-8", newline="\n")
+        known = {r["id"]: r["answer"] for r in map(json.loads, whole)}
+    todo = [e for e in examples if e.id not in known]
+    with open(log, "a", encoding="utf-8", newline="\n") as f, bar(total=len(todo), desc="answers", unit="question") as progress:
+        def note(i: int, answer: str) -> None:
+            known[todo[i].id] = answer
+            f.write(json.dumps({"id": todo[i].id, "answer": answer}, ensure_ascii=False) + "\n")
+            f.flush()
+            progress.update()
+
+        backbone.generate([e.prompt for e in todo], limit, each=note)
+    return [known[e.id] for e in examples]

@@ -1,0 +1,39 @@
+"""How much of what was generated is in the wrong language."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from xalign.languages import LANGUAGES
+from xalign.metrics.base import Metric
+
+
+class OffTarget(Metric):
+    """Share of texts in another language than the expected one; texts that nobody can judge are left out.
+
+    Longer texts are judged by script and CLD3 (`xalign.langid.judge`), short ones by script alone, and
+    only where the expected script is not Latin: there a wrong and a right one can be told apart.
+    """
+
+    name = "off_target"
+
+    @property
+    def signature(self) -> str:
+        from importlib.metadata import version
+
+        return f"cld3:{version('cld3-py')}|short:by-script|unjudged:left-out"
+
+    def per_example(self, texts: Sequence[str], languages: Sequence[str]) -> list[float | None]:
+        """1 for a text in the wrong language, 0 in the right one, None where it cannot be told."""
+        return [self._one(text, lang) for text, lang in zip(texts, languages, strict=True)]
+
+    def _one(self, text: str, lang: str) -> float | None:
+        from xalign.langid import judge, script_share
+
+        # A short Latin text says too little, even when its script is wrong: judging only wrong ones would bias the rate.
+        found = judge(text, lang)
+        latin = LANGUAGES[lang].script == "Latn"
+        if found is None:
+            share = script_share(text, lang)
+            return None if latin or share is None else 0.0
+        short = len(text.strip()) < 20
+        return None if latin and short and not found else float(not found)

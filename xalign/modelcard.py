@@ -1,0 +1,135 @@
+"""The README.md of a saved model: what it is, how it was made, what it scores, what it is not good for."""
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from xalign.config import Run
+from xalign.languages import LANGUAGES
+from xalign.report import before_after
+from xalign.rows import Row
+from xalign.tables import is_number, markdown
+
+# hub id and licence of the backbones that do not name a hub id themselves
+KNOWN_BASES = {"smollm2": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")}
+PACKAGES = ("xalign", "torch", "transformers", "deepspeed")
+
+
+def base_of(run: Run) -> tuple[str, str, str]:
+    """(hub id or "", licence or "", what to call it) of the untrained backbone; a local folder is named without its path."""
+    choice = run.choices.get("backbone", "")
+    if choice in KNOWN_BASES:
+        hub, licence = KNOWN_BASES[choice]
+        return hub, licence, hub
+    name = getattr(run.backbone, "name", "")
+    if not name:
+        return "", "", f"{choice} (random weights)"
+    if Path(name).expanduser().is_dir():
+        return "", "", f"the local model folder {Path(name).expanduser().resolve().name}"
+    return name, "", f"{name} (revision {getattr(run.backbone, 'revision', 'main')})"
+
+
+def write_card(folder: Path, run: Run, rows: Iterable[Row], cost: Mapping[str, Any]) -> Path:
+    """Write ``folder/README.md`` and return its path.
+
+    Args:
+        folder: the saved model.
+        run: the checked run that made it.
+        rows: the run's rows, before and after.
+        cost: seconds, train_seconds, device_hours, peak_gib and stages, as run.json stores them.
+    """
+    hub, licence, base = base_of(run)
+    names = [LANGUAGES[code].name for code in (*run.lang, run.source)]
+    title = f"{base.split('/')[-1].split(' (')[0]}, {run.choices.get('method')} {run.source} → {', '.join(run.lang)}"
+    parts = [_front_matter(run, hub, licence), f"# {title}\n",
+             f"{base}, trained with **{run.choices.get('method')}** to carry what it knows in {names[-1]} over to "
+             f"{' and '.join(names[:-1])}. Made by xalign.\n",
+             "## Load\n", _load(folder), "## How it was made\n", _making(run, base, cost), "## Scores\n",
+             markdown(before_after(rows)), "## Limits\n", _limits(run), "## Licence\n",
+             f"The weights derive from {base} and keep its licence" + (f" ({licence})" if licence else "; read it there")
+             + ". The training data's own terms apply as well.\n"]
+    path = folder / "README.md"
+    path.write_text("\n".join(parts), encoding="utf-8")
+    return path
+
+
+def _front_matter(run: Run, hub: str, licence: str) -> str:
+    """The hub's metadata block."""
+    languages = "\n".join(f"- {LANGUAGES[code].iso1}" for code in (*run.lang, run.source))
+    lines = ["---", f"language:\n{languages}", "library_name: transformers", "pipeline_tag: text-generation",
+             f"tags:\n- xalign\n- cross-lingual-alignment\n- {run.choices.get('method')}"]
+    lines.append(f"base_model: {hub}" if hub else "# base_model: none on the hub")
+    lines += [f"license: {licence}"] if licence else []
+    return "\n".join([*lines, "---", ""])
+
+
+def _load(folder: Path) -> str:
+    """Working code for this folder; with the chat template if the tokenizer has one."""
+    config = folder / "tokenizer_config.json"
+    chat = (folder / "chat_template.jinja").is_file() or \
+        config.is_file() and '"chat_template"' in config.read_text(encoding="utf-8")
+    prompt = ('inputs = tokenizer.apply_chat_template([{"role": "user", "content": "..."}], add_generation_prompt=True,\n'
+              '                                       return_dict=True, return_tensors="pt")') if chat else \
+        'inputs = tokenizer("...", return_tensors="pt")'
+    return ("```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+            "folder = \".\"  # this folder\nmodel = AutoModelForCausalLM.from_pretrained(folder)\n"
+            f"tokenizer = AutoTokenizer.from_pretrained(folder)\n{prompt}\n"
+            "output = model.generate(**inputs, max_new_tokens=64, do_sample=False)\n"
+            "print(tokenizer.decode(output[0][inputs[\"input_ids\"].shape[1]:], skip_special_tokens=True))\n```\n")
+
+
+def _making(run: Run, base: str, cost: Mapping[str, Any]) -> str:
+    """Choices, the method's and the trainer's settings, and what each stage cost."""
+    command = " ".join(f"{group}={run.choices[group]}" for group in Run.NODES if run.choices.get(group) and group != "tracker")
+    lang = run.lang[0] if len(run.lang) == 1 else f"'[{','.join(run.lang)}]'".replace("'[", "'lang=[")
+    lang = f"lang={lang}" if len(run.lang) == 1 else lang
+    lines = [f"- base model: {base}", f"- choices: `python -m xalign {command} {lang} source={run.source} seed={run.seed}`, "
+             "with the settings below"]
+    for group in ("method", "data", "parallel", "translator", "trainer"):
+        settings = ", ".join(f"{k}={_plain(v)}" for k, v in dataclasses.asdict(getattr(run, group)).items())
+        lines.append(f"- {group}: {settings or 'no settings'}")
+    lines.append(f"- cost: {_minutes(cost.get('seconds'))} in all stages, {_minutes(cost.get('train_seconds'))} of it training; "
+                 f"{cost.get('device_hours', '?')} device-hours; peak memory {cost.get('peak_gib', '?')} GiB")
+    versions = ", ".join(f"{name} {v}" for name in PACKAGES if (v := _version(name)))
+    lines += [f"- versions: {versions}", "", "| stage | seconds | counts |", "| :--- | ---: | :--- |"]
+    for stage in cost.get("stages", ()):
+        counts = ", ".join(f"{k} {v:g}" for k, v in (stage.get("facts") or {}).items() if is_number(v))
+        lines.append(f"| {stage['label']} | {stage['seconds']:.1f} | {counts} |".replace("|  |", "| |"))
+    return "\n".join(lines) + "\n"
+
+
+def _plain(value: Any) -> str:
+    """A setting as text; of a path only its last part, so that no folder of the author's machine is published."""
+    if isinstance(value, str) and "/" in value and (value.startswith(("/", "~", ".")) or Path(value).exists()):
+        return Path(value).name
+    return str(value)
+
+
+def _minutes(seconds: Any) -> str:
+    return f"{seconds / 60:.1f} min" if is_number(seconds) else "? min"
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def _limits(run: Run) -> str:
+    """What a reader must know before using the model or quoting the table."""
+    lines = ["- One run with one seed. The standard errors cover the choice of test items, not the choice of seed.",
+             "- No safety tuning or safety test was done; the model keeps its base model's faults and may state false facts.",
+             "- Scores of a trained model may reflect the format of the test as well as knowledge; compare with the baselines."]
+    if run.choices.get("data") == "lab" or run.choices.get("task") == "lab":
+        lines.append("- Data of the built-in laboratory: short questions about capitals, languages, currencies and cities, "
+                     "split by territory. Nothing is claimed about long answers or other subjects.")
+    if run.choices.get("translator") == "lab":
+        lines.append(f"- Translations come from CLDR and a phrase table (noise {getattr(run.translator, 'noise', 0)}), "
+                     "not from a translation model.")
+    if run.choices.get("backbone") == "tiny":
+        lines.append("- Random weights for rehearsals: this model is good for nothing.")
+    return "\n".join(lines) + "\n"

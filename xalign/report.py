@@ -1,0 +1,145 @@
+"""The tables of finished runs: one before and after, several beside each other; ``python -m xalign.report RUN [RUN ...]``.
+
+Reads only a run's rows.jsonl, run.json and config.yaml: no torch, no cache, no models.
+"""
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import textwrap
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from xalign.comparison import compare, comparison_csv
+from xalign.config import XalignError
+from xalign.languages import LANGUAGES
+from xalign.rows import STARS, Line, Row, absences, arrow, lines, percent, read_rows, score, signatures, stars, uneven
+from xalign.tables import MISSING, Grid, is_number, markdown, number, p_value, show, with_error, write_csv
+
+BASELINES_WIDTH = 27  # characters; more go on a second line
+
+
+def before_after(rows: Iterable[Row]) -> list[Grid]:
+    """One table a language: baselines, before, after, paired difference, p, and what n could have shown."""
+    grids = []
+    rows = list(rows)
+    gathered = lines(rows)
+    for lang in dict.fromkeys(line.lang for line in gathered):
+        source = next(r["source"] for r in rows if r["lang"] == lang)
+        grids.append(_language_grid(lang, lang == source, [line for line in gathered if line.lang == lang]))
+    return grids
+
+
+def _language_grid(lang: str, is_source: bool, gathered: list[Line]) -> Grid:
+    name = LANGUAGES[lang].name if lang in LANGUAGES else lang
+    grid = Grid(f"{name} ({lang}), {'source' if is_source else 'target'} language",
+                ["metric", "n", "baselines", "before", "after", "difference", "p", "detects"], wrap=(0, 2))
+    shown = [line for line in gathered if any(r and is_number(r["value"]) for r in (line.before, line.after))]
+    marks = dict(zip(map(id, shown), stars([line.p for line in shown]), strict=True))
+    beaten = False
+    for task in dict.fromkeys(line.task for line in shown):
+        grid.rows.append([arrow(task)])
+        for line in (x for x in shown if x.task == task):
+            pc, mark, diff = percent(line.metric), marks[id(line)], line.diff
+            cell, flagged = _baselines(line)
+            beaten |= flagged
+            after = line.after or {}
+            grid.rows.append([line.metric, _count(line), cell, score(line.before, pc), score(line.after, pc),
+                              with_error(diff, after.get("diff_se"), pc, sign=True), _marked(line, mark),
+                              number(after.get("detectable"), pc)])
+            if mark and diff:
+                colour = "green" if (diff < 0) == line.lower else "red"
+                grid.colours |= {(len(grid.rows) - 1, 5): colour, (len(grid.rows) - 1, 6): colour}
+    tested = sum(line.p is not None for line in shown)
+    if tested:
+        grid.notes.append("± standard error; difference = after - before, item by item; p: two-sided paired randomisation "
+                          f"test; {STARS.format(k=tested)}; n.s. = not significant.")
+        grid.notes.append("detects = smallest true difference that this n finds with power .8: n.s. does not rule out less.")
+    elif any(line.after for line in shown):
+        grid.notes.append("± standard error; nothing in this table was tested for significance.")
+    grid.notes += uneven(shown)
+    if beaten:
+        grid.notes.append("! = a baseline that is at least as good as the trained model.")
+    if any(line.lower for line in shown):
+        grid.notes.append("off_target: lower is better.")
+    grid.notes += absences(gathered) + signatures(shown)
+    return grid
+
+
+def _count(line: Line) -> str:
+    """``485``, or ``60/58`` where before and after differ."""
+    counts = dict.fromkeys(str(r["n"]) for r in (line.before, line.after) if r and is_number(r["n"]))
+    return "/".join(counts) or MISSING
+
+
+def _marked(line: Line, mark: str) -> str:
+    """The p-value with its mark, which always takes the same room."""
+    if line.p is None:
+        return "not tested" if line.before and line.after else MISSING
+    return f"{p_value(line.p)} {mark or 'n.s.':<4}"
+
+
+def _baselines(line: Line) -> tuple[str, bool]:
+    """``majority .177, copy .478 !`` and whether one is at least as good as the trained model."""
+    parts, flagged = [], False
+    after = line.after["value"] if line.after else None
+    for name, row in line.baselines.items():
+        value = row["value"]
+        if not is_number(value):
+            continue
+        # what the references themselves get is a bound, not a rival
+        good = is_number(after) and name != "reference" and (value <= after if line.lower else value >= after)
+        flagged |= good
+        # no-break spaces keep a name and its value on one line
+        parts.append(f"{name} {number(value, percent(line.metric))}{' !' if good else ''}".replace(" ", "\u00a0"))
+    return "\n".join(textwrap.wrap(", ".join(parts), BASELINES_WIDTH, break_long_words=False)), flagged
+
+
+def rows_csv(rows: Sequence[Row], path: Path) -> None:
+    """A run's rows in long format."""
+    heads = list(dict.fromkeys(key for row in rows for key in row))
+    write_csv(path, heads, ([row.get(k) for k in heads] for row in rows))
+
+
+def print_run(folder: Path) -> None:
+    """The before/after tables of one finished run."""
+    show(before_after(read_rows(Path(folder))))
+
+
+def print_comparison(folders: Sequence[Path]) -> None:
+    """The comparison of finished runs."""
+    show(compare([Path(f) for f in folders]))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``python -m xalign.report RUN [RUN ...] [--csv FILE] [--markdown FILE]``; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m xalign.report", description="One finished run before and after, "
+                                     "or several beside each other. RUN is a folder with rows.jsonl.")
+    parser.add_argument("runs", nargs="+", metavar="RUN", type=Path)
+    parser.add_argument("--csv", metavar="FILE", type=Path, help="write the unrounded numbers too")
+    parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the tables as Markdown too")
+    args = parser.parse_args(argv)
+    try:
+        single = len(args.runs) == 1
+        grids = before_after(read_rows(args.runs[0])) if single else compare(args.runs)
+        if args.csv:
+            rows_csv(read_rows(args.runs[0]), args.csv) if single else comparison_csv(args.runs, args.csv)
+        if args.markdown:
+            args.markdown.write_text(markdown(grids), encoding="utf-8")
+        show(grids)
+        sys.stdout.flush()
+        return 0
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except XalignError as e:
+        message = str(e)
+    except OSError as e:
+        message = f"{e.filename}: {e.strerror}"
+    print(f"xalign: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

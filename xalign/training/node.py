@@ -1,0 +1,66 @@
+"""The trainer's configuration; no torch here."""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from xalign.config import ConfigError, Node, choice, within
+
+
+@dataclass(frozen=True)
+class TrainerNode(Node):
+    """How every method is trained. The defaults are SDRRL's (METHODS.md §2.9).
+
+    Attributes:
+        epochs: passes over the training rows.
+        max_steps: stop after so many optimiser steps; 0 = no limit.
+        lr: peak learning rate, or ``auto`` (`xalign.training.schedule.auto_lr`).
+        tokens_per_step: tokens of one optimiser step over all processes, prompts included.
+        micro_tokens: tokens of one forward pass on one process; 0 = the process' whole share of the step.
+        max_length: rows with more tokens are dropped and counted.
+        packing: rows of a micro-batch as one sequence without padding; false pads them.
+        warmup: share of the steps.
+        final_lr: the cosine ends at this share of the peak.
+        betas, eps, weight_decay: AdamW; norms and biases do not decay.
+        clip: largest gradient norm.
+        precision: auto is fp32 on CPU, bf16 on CUDA.
+        zero: DeepSpeed's ZeRO stage.
+        activation_checkpointing: recompute activations in the backward pass, for memory.
+        valid_share: share of the rows held out (whole groups) to choose the best weights; 0 = keep the last.
+        eval_every: steps between validations; 0 = a quarter of an epoch.
+        patience: stop after so many validations without a new best; 0 = never.
+        checkpoint_every: seconds between checkpoints; 0 = none.
+    """
+
+    epochs: int = within(4, low=1)
+    max_steps: int = within(0, low=0)
+    lr: Any = "auto"
+    tokens_per_step: int = within(65536, low=1)
+    micro_tokens: int = within(0, low=0)
+    max_length: int = within(512, low=8)
+    packing: bool = True
+    warmup: float = within(0.05, 0, 1)
+    final_lr: float = within(0.1, 0, 1)
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    eps: float = within(1e-5, above=0)
+    weight_decay: float = within(0.1, low=0)
+    clip: float = within(1.0, above=0)
+    precision: str = choice("auto", "auto", "fp32", "bf16")
+    zero: int = within(0, 0, 3)
+    activation_checkpointing: bool = False
+    valid_share: float = within(0.05, 0, 0.5)
+    eval_every: int = within(0, low=0)
+    patience: int = within(4, low=0)
+    checkpoint_every: float = within(600, low=0)
+
+    def check(self, path: str) -> None:
+        super().check(path)
+        if self.lr != "auto":
+            try:
+                positive = 0 < float(self.lr) <= 1
+            except (TypeError, ValueError):
+                positive = False
+            if not positive or isinstance(self.lr, bool):
+                raise ConfigError(f"{path}.lr={self.lr}: must be auto or a number in (0, 1], e.g. 1e-4")
+        if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
+            raise ConfigError(f"{path}.betas={list(self.betas)}: must be two numbers in [0, 1); the paper's are [0.9, 0.95]")

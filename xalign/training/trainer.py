@@ -1,0 +1,280 @@
+"""The one trainer: a DeepSpeed engine, packed micro-batches, validation, checkpoints. The only importer of deepspeed."""
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from xalign.cache import write_json
+from xalign.config import XalignError
+from xalign.data.packing import Row, deal, pack, pad, plan_steps
+from xalign.progress import bar
+from xalign.training.node import TrainerNode
+from xalign.training.ranks import join
+from xalign.training.schedule import auto_lr, cosine
+
+LOG = "log.jsonl"
+
+
+def load_deepspeed() -> Any:
+    """Import deepspeed quietly, without its just-in-time compiled CPU kernels."""
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")  # or it logs its search
+    import logging
+
+    with quiet_stderr():  # importing it tries to link optional libraries
+        import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    if not torch.cuda.is_available():
+        # its shared-memory all-reduce compiles for a minute and needs g++; gloo serves
+        getattr(deepspeed.ops, "__compatible_ops__", {})["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+@contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Send file descriptor 2 to nowhere: what child processes write to it too."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+class Trainer:
+    """Trains one model on tokenised rows; run by every process of the group.
+
+    The gradient of a step is normalised by the step's supervised tokens over all processes, so neither
+    micro-batching nor accumulation nor the world size changes the trajectory.
+
+    Args:
+        model: a causal language model of transformers in float32.
+        method: gives ``loss(model, batch) -> LossOut``.
+        train, valid: rows with their final weights; `valid` may be empty.
+        folder: takes ``log.jsonl`` and ``checkpoints/``; what an earlier, killed run left there is continued.
+        on_log: receives every record of the log (process 0).
+    """
+
+    def __init__(self, model: Any, method: Any, node: TrainerNode, train: list[Row], valid: list[Row], folder: Path, seed: int,
+                 on_log: Callable[[dict[str, Any]], None] | None = None) -> None:
+        self.rank, self.world = join()
+        self.method, self.node, self.train, self.valid, self.seed, self.on_log = method, node, train, valid, seed, on_log
+        self.folder, self.checkpoints = folder, folder / "checkpoints"
+        self.accumulation = math.ceil(node.tokens_per_step / (node.micro_tokens * self.world)) if node.micro_tokens else 1
+        self.supervised = sum(r.targets for r in train) / sum(len(r.ids) for r in train)
+        self.lr = auto_lr(node.tokens_per_step, self.supervised) if node.lr == "auto" else float(node.lr)
+        self.steps = [s for e in range(node.epochs) for s in plan_steps(train, node.tokens_per_step, seed, e)]
+        self.per_epoch = len(self.steps) / node.epochs
+        self.steps = self.steps[:node.max_steps or None]
+        self.eval_every = node.eval_every or max(1, round(self.per_epoch / 4))
+        if node.packing:
+            from xalign.training.attention import use_packed
+
+            use_packed(model)
+        if node.activation_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.train()
+        self.parameters = sum(p.numel() for p in model.parameters())
+        self.engine = self._engine(model)
+        # what a checkpoint must know besides the engine; plain JSON
+        self.state: dict[str, Any] = {"step": 0, "world": self.world, "best": None, "best_step": 0, "stale": 0, "stopped": False,
+                                      "tokens": 0, "computed": 0, "seconds": 0.0}
+
+    def _engine(self, model: Any) -> Any:
+        node, cuda = self.node, torch.cuda.is_available()
+        deepspeed = load_deepspeed()
+        weights = [p for p in model.parameters() if p.requires_grad]
+        groups = [{"params": [p for p in weights if p.ndim >= 2], "weight_decay": node.weight_decay},
+                  {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=self.lr, betas=tuple(node.betas), eps=node.eps, fused=True)
+        bf16 = node.precision == "bf16" or node.precision == "auto" and cuda
+        self.clips = not bf16 and node.zero == 0  # there DeepSpeed's engine clips too, but does not tell the norm
+        config = {"train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": self.accumulation,
+                  "gradient_clipping": 0.0 if self.clips else node.clip, "bf16": {"enabled": bf16}, "zero_optimization": {"stage": node.zero},
+                  "zero_allow_untested_optimizer": True, "steps_per_print": sys.maxsize}
+        return deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)[0]
+
+    def fit(self) -> dict[str, Any]:
+        """Train to the end; leaves the chosen weights in ``checkpoints/best.safetensors``.
+
+        Raises:
+            XalignError: when a loss or gradient is not finite, naming the step and its rows.
+        """
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        self._resume()
+        state, started, saved = self.state, time.perf_counter(), time.perf_counter()
+        before, tokens_before = state["seconds"], state["tokens"]
+        total = sum(len(r.ids) for s in self.steps for r in s)
+        with bar(total=total, initial=state["tokens"], desc="train", unit="tok", unit_scale=True, disable=self.rank > 0) as progress:
+            while state["step"] < len(self.steps) and not state["stopped"]:
+                rows = self.steps[state["step"]]
+                want = self.rank == 0 and 0 < self.node.checkpoint_every <= time.perf_counter() - saved
+                record, checkpoint = self._step(rows, want)
+                state["step"] += 1
+                state["tokens"] += sum(len(r.ids) for r in rows)
+                spent = time.perf_counter() - started
+                state["seconds"] = before + spent
+                self._log({**record, "tokens": state["tokens"], "tokens_per_second": round((state["tokens"] - tokens_before) / spent, 1)})
+                progress.update(sum(len(r.ids) for r in rows))
+                progress.set_postfix_str(f"loss {record['loss']:.3f}", refresh=False)
+                if self.valid and (state["step"] % self.eval_every == 0 or state["step"] == len(self.steps)):
+                    self._validate()
+                if checkpoint and state["step"] < len(self.steps):
+                    self._checkpoint()
+                    saved = time.perf_counter()
+        if not self.valid:
+            self._write_weights()
+        state["seconds"] = before + time.perf_counter() - started
+        self.engine.destroy()
+        tokens, computed = state["tokens"], state["computed"]
+        facts = {"steps": state["step"], "train_rows": len(self.train), "valid_rows": len(self.valid), "tokens": tokens,
+                 "tokens_computed": computed, "supervised_fraction": round(self.supervised, 4), "lr": self.lr,
+                 "train_seconds": round(state["seconds"], 2), "tokens_per_second": round(tokens / state["seconds"], 1),
+                 "world": self.world, "parameters": self.parameters, "flops": 6 * self.parameters * computed}
+        return facts | ({"best_step": state["best_step"], "best_valid_loss": state["best"]} if self.valid else {})
+
+    def _batch(self, rows: list[Row]) -> Any:
+        return (pack if self.node.packing else pad)(rows).to(self.engine.device)
+
+    def _step(self, rows: list[Row], want_checkpoint: bool) -> tuple[dict[str, Any], bool]:
+        """One optimiser step; returns its log record, and whether process 0 wants a checkpoint."""
+        step, engine, world = self.state["step"], self.engine, self.world
+        # reseeded each step: a resumed run draws what the uninterrupted one drew
+        torch.manual_seed((self.seed * 1_000_003 + step) * world + self.rank)
+        lr = self.lr * cosine(step, len(self.steps), self.node.warmup, self.node.final_lr)
+        for group in engine.optimizer.param_groups:
+            group["lr"] = lr
+        bins = deal(rows, self.accumulation * world)
+        targets = sum(r.targets for r in rows)
+        sums = torch.zeros(len(bins) + 2, dtype=torch.float64)
+        logs: dict[str, float] = {}
+        for k in range(self.accumulation):
+            batch = self._batch(bins[k * world + self.rank])
+            out = self.method.loss(engine, batch)
+            engine.backward(out.sum * (self.accumulation * world / targets))  # DeepSpeed divides by both
+            sums[k * world + self.rank] = out.sum.item()
+            sums[-2] += batch.input_ids.numel()
+            for name, value in out.logs.items():
+                logs[name] = logs.get(name, 0.0) + value.item()
+            if k == self.accumulation - 1:
+                sums[-1] = want_checkpoint
+                totals = self._total(torch.cat([sums, torch.tensor([logs[n] for n in sorted(logs)], dtype=torch.float64)]))
+                self._require_finite(totals[:len(bins)], bins, f"loss in step {step + 1}")
+                if self.clips:
+                    norm = torch.nn.utils.clip_grad_norm_(engine.module.parameters(), self.node.clip)
+            engine.step()
+        norm = float(norm if self.clips else engine.get_global_grad_norm())
+        self._require_finite([norm], [rows], f"gradient in step {step + 1}")
+        self.state["computed"] += int(totals[len(bins)])
+        record = {"step": step + 1, "epoch": round((step + 1) / self.per_epoch, 4), "loss": sum(totals[:len(bins)]) / targets,
+                  **{n: v / targets for n, v in zip(sorted(logs), totals[len(bins) + 2:])}, "lr": lr, "grad_norm": norm}
+        return record, totals[len(bins) + 1] > 0
+
+    def _total(self, values: torch.Tensor) -> list[float]:
+        if self.world > 1:
+            values = values.to(self.engine.device)
+            dist.all_reduce(values)
+        return values.tolist()
+
+    def _require_finite(self, values: list[float], bins: list[list[Row]], what: str) -> None:
+        bad = [r.id for v, rows in zip(values, bins) if not math.isfinite(v) for r in rows]
+        if bad:
+            shown = ", ".join(bad[:8]) + (f" and {len(bad) - 8} more" if len(bad) > 8 else "")
+            raise XalignError(f"trainer: the {what} is not finite, rows {shown}; lower trainer.lr (now {self.lr:.2g}), or look at these "
+                              "rows and their weights")
+
+    @torch.no_grad()
+    def _validate(self) -> None:
+        """Mean loss over the validation rows; keeps the weights if it is the best so far."""
+        budget = self.node.micro_tokens or math.ceil(self.node.tokens_per_step / self.world)
+        parts = math.ceil(sum(len(r.ids) for r in self.valid) / budget / self.world) * self.world
+        self.engine.eval()
+        sums: dict[str, float] = {"loss": 0.0}
+        for rows in deal(self.valid, parts)[self.rank::self.world]:
+            out = self.method.loss(self.engine, self._batch(rows))
+            for name, value in {"loss": out.sum, **out.logs}.items():
+                sums[name] = sums.get(name, 0.0) + value.item()
+        self.engine.train()
+        targets = sum(r.targets for r in self.valid)
+        totals = self._total(torch.tensor([sums[n] for n in sorted(sums)], dtype=torch.float64))
+        means = {f"valid_{n}": v / targets for n, v in zip(sorted(sums), totals)}
+        loss, state = means["valid_loss"], self.state
+        best = state["best"] is None or loss < state["best"]
+        if best:
+            state.update(best=loss, best_step=state["step"], stale=0)
+            self._write_weights()
+        else:
+            state["stale"] += 1
+            state["stopped"] = 0 < self.node.patience <= state["stale"]
+        self._log({"step": state["step"], **means, "best": best})
+
+    def _log(self, record: dict[str, Any]) -> None:
+        if self.rank:
+            return
+        with open(self.folder / LOG, "a", encoding="utf-8") as f:
+            f.write(json.dumps(record) + "\n")
+        if self.on_log:
+            self.on_log(record)
+
+    def _write_weights(self) -> None:
+        """Write the full weights from process 0, gathered parameter by parameter under ZeRO-3."""
+        from safetensors.torch import save_file
+
+        weights = {}
+        for name, p in self.engine.module.named_parameters():
+            with load_deepspeed().zero.GatheredParameters([p]) if self.node.zero == 3 else nullcontext():
+                if self.rank == 0:
+                    weights[name] = p.detach().cpu().clone() if self.node.zero == 3 else p.detach().contiguous()
+        if self.rank == 0:
+            partial = self.checkpoints / "best.partial"
+            save_file(weights, partial)
+            os.replace(partial, self.checkpoints / "best.safetensors")
+
+    def _checkpoint(self) -> None:
+        """Write a checkpoint beside the last one, name it in ``latest.json``, then remove the last one."""
+        tag = f"step-{self.state['step']:06d}"
+        self.engine.save_checkpoint(str(self.checkpoints), tag=tag, save_latest=False)
+        if self.world > 1:
+            dist.barrier()
+        if self.rank == 0:
+            write_json(self.checkpoints / "latest.json", {"tag": tag, **self.state})
+            for old in self.checkpoints.glob("step-*"):
+                if old.name != tag:
+                    shutil.rmtree(old)
+
+    def _resume(self) -> None:
+        """Continue from the newest checkpoint, if there is one; records behind it are dropped from the log."""
+        latest, log = self.checkpoints / "latest.json", self.folder / LOG
+        if latest.is_file():
+            state = json.loads(latest.read_text(encoding="utf-8"))
+            if state["world"] != self.world:
+                raise XalignError(f"{latest}: written by {state['world']} processes, this run has {self.world}; repeat with as many, or "
+                                  f"delete {self.checkpoints} to start over")
+            self.engine.load_checkpoint(str(self.checkpoints), tag=state.pop("tag"))
+            self.state = state
+        if self.rank == 0 and log.is_file():
+            lines = [x for x in log.read_text(encoding="utf-8").splitlines() if x.endswith("}")]
+            log.write_text("".join(x + "\n" for x in lines if json.loads(x)["step"] <= self.state["step"]), encoding="utf-8")
+
+
+def load_weights(model: Any, folder: Path) -> None:
+    """Put the weights that `Trainer.fit` left under `folder` into a freshly loaded model."""
+    from safetensors.torch import load_file
+
+    parameters = dict(model.named_parameters())
+    for name, value in load_file(folder / "checkpoints" / "best.safetensors").items():
+        parameters[name].data.copy_(value)

@@ -1,0 +1,214 @@
+"""NLLB-200 through transformers: the translator of the SDRRL paper (3.3B, beam 4)."""
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xalign.cache import Artifact, Stage
+from xalign.config import ConfigError, XalignError, choice, within
+from xalign.data.examples import read_examples, read_jsonl, write_jsonl
+from xalign.languages import LANGUAGES
+from xalign.translators.base import SIDES, Translator, count_sides, record
+
+if TYPE_CHECKING:
+    from xalign.config import Run
+
+# What stays as it is at the start of a line: indentation and list marks.
+_MARK = re.compile(r"^(\s*(?:(?:[-*•]|\d{1,3}[.)])\s+)?)(.*?)(\s*)$", re.DOTALL)
+# A sentence ends after .!?… (and closing quotes) before whitespace, or after a full-width end mark.
+_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+(?=[^a-z\s])|(?<=[。！？])[」』）]*|(?<=[។៕])\s*|(?<=।)\s*")
+# A dot behind these ends no sentence.
+_ABBREVIATION = re.compile(r"(?:^|\s)(?:[A-Z]|Mr|Mrs|Ms|Dr|Prof|St|No|vs|etc|e\.g|i\.e|approx|Jr|Sr)\.$")
+
+
+def split_sentences(line: str) -> list[str]:
+    """The sentences of one line, without the whitespace between them; never an empty one."""
+    out: list[str] = []
+    start = 0
+    for end in _END.finditer(line):
+        piece = line[start:end.end()].strip()
+        if piece and not _ABBREVIATION.search(piece):
+            out.append(piece)
+            start = end.end()
+    rest = line[start:].strip()
+    return [*out, rest] if rest else out
+
+
+def split_text(text: str) -> list[tuple[str, list[str], str]]:
+    """Each line of `text` as (indentation and list mark, sentences, trailing whitespace)."""
+    lines = []
+    for line in text.split("\n"):
+        mark, body, tail = _MARK.match(line).groups()  # type: ignore[union-attr]
+        lines.append((mark, split_sentences(body), tail))
+    return lines
+
+
+def translatable(text: str) -> bool:
+    """True if there is a letter to translate; numbers and punctuation are kept as they are."""
+    return any(c.isalpha() for c in text)
+
+
+@dataclass(frozen=True)
+class NLLB(Translator):
+    """Neural translation with an NLLB-200 checkpoint.
+
+    Attributes:
+        name: hub id, or a local folder with the model and its tokenizer.
+        revision: branch, tag or commit of a hub id.
+        beam: beam size.
+        batch_tokens: source tokens of a batch, padding included.
+        max_length: longest source sentence and longest translation, in tokens; a text with a longer one fails.
+        device: auto is CUDA where there is one.
+    """
+
+    name: str = "facebook/nllb-200-3.3B"
+    revision: str = "main"
+    beam: int = within(4, low=1, high=32, note="the paper's value is 4")
+    batch_tokens: int = within(4096, low=1)
+    max_length: int = within(200, low=8, high=1024)
+    device: str = choice("auto", "auto", "cpu", "cuda")
+
+    def check_run(self, run: Run) -> None:
+        """Raise ConfigError when `name` can only be a folder and is none."""
+        if not self.name:
+            raise ConfigError("translator.name: is empty; name a hub id such as facebook/nllb-200-3.3B, or a model folder")
+        path = Path(self.name).expanduser()
+        if not path.is_dir() and (self.name.startswith(("/", ".", "~")) or self.name.count("/") > 1):
+            raise ConfigError(f"translator.name={self.name}: no such folder")
+        if path.is_dir() and not (path / "config.json").is_file():
+            raise ConfigError(f"translator.name={self.name}: the folder has no config.json; name a folder that save_pretrained wrote")
+
+    def stage(self, run: Run, examples: Stage, lang: str, sides: Sequence[str] = SIDES) -> Stage:
+        """See `Translator.stage`. A killed run continues behind its last finished batch."""
+        from xalign.assets import folder_stage, hub_stage
+
+        path = Path(self.name).expanduser()
+        weights = folder_stage(path) if path.is_dir() else hub_stage(self.name, self.revision)
+        source = run.source
+
+        def work(folder: Path, inputs: list[Artifact]) -> dict[str, Any]:
+            from xalign.assets import model_folder
+
+            rows = read_examples(inputs[0].file("examples.jsonl"))
+            texts = [getattr(row, side) for row in rows for side in sides]
+            done, counts = self._translate(model_folder(inputs[1]), texts, source, lang, folder / "sentences.jsonl")
+            results, records = iter(done), []
+            for row in rows:
+                got = {side: next(results) for side in sides}
+                records.append(record(row.id, {s: text for s, (text, _) in got.items()}, {s: why for s, (_, why) in got.items() if why}))
+            write_jsonl(folder / "examples.jsonl", records)
+            return {**count_sides(records, sides), **counts}
+
+        params = {"source": source, "lang": lang, "sides": list(sides), "beam": self.beam, "max_length": self.max_length}
+        return Stage("translate", 1, params, work, inputs=(examples, weights), seconds=3600, resumable=True,
+                     label=f"translate {source}→{lang} ({self.name}, {' and '.join(sides)})")
+
+    def _translate(self, model: Path, texts: Sequence[str], source: str, lang: str,
+                   log: Path) -> tuple[list[tuple[str | None, str]], dict[str, int]]:
+        """Each text as (translation or None, reason); each distinct sentence is translated once and logged."""
+        lines = [split_text(text) for text in texts]
+        wanted = dict.fromkeys(s for text in lines for _, sentences, _ in text for s in sentences if translatable(s))
+        known: dict[str, str | None] = {}
+        if log.is_file():
+            _drop_half_line(log)
+            known = {r["src"]: r["tgt"] for r in read_jsonl(log)}
+        todo = [s for s in wanted if s not in known]
+        if todo:
+            with open(log, "a", encoding="utf-8", newline="\n") as f:
+                for batch in self._batches(model, todo, source, lang):
+                    known.update(batch)
+                    f.writelines(json.dumps({"src": s, "tgt": t}, ensure_ascii=False) + "\n" for s, t in batch.items())
+                    f.flush()
+        glue = " " if LANGUAGES[lang].spaced else ""
+        out: list[tuple[str | None, str]] = []
+        for text in lines:
+            if not any(sentences for _, sentences, _ in text):
+                out.append((None, "empty text"))
+            elif any(known.get(s, s) is None for _, sentences, _ in text for s in sentences):
+                out.append((None, f"a sentence is longer than {self.max_length} tokens, or its translation did not end"))
+            else:
+                out.append(("\n".join(mark + glue.join(str(known.get(s, s)) for s in sentences) + tail
+                                      for mark, sentences, tail in text), ""))
+        return out, {"sentences": len(wanted), "unfinished": sum(known.get(s) is None for s in wanted)}
+
+    def _batches(self, folder: Path, sentences: Sequence[str], source: str, lang: str) -> Iterator[dict[str, str | None]]:
+        """Translate `sentences`, longest first in batches of `batch_tokens`; None for one that did not end."""
+        import torch
+
+        from xalign.progress import bar
+
+        model, tokenizer = load_nllb(folder, source, lang, self.device)
+        start = language_token(tokenizer, lang)
+        ids = tokenizer(list(sentences)).input_ids
+        for i in (i for i, row in enumerate(ids) if len(row) > self.max_length):
+            yield {sentences[i]: None}
+        order = sorted((i for i, row in enumerate(ids) if len(row) <= self.max_length), key=lambda i: -len(ids[i]))
+        with bar(total=len(order), desc=f"translate {source}→{lang}", unit="sentence") as progress:
+            for batch in by_tokens(order, lambda i: len(ids[i]), self.batch_tokens):
+                width = len(ids[batch[0]])
+                padded = torch.tensor([ids[i] + [tokenizer.pad_token_id] * (width - len(ids[i])) for i in batch], device=model.device)
+                mask = torch.tensor([[1] * len(ids[i]) + [0] * (width - len(ids[i])) for i in batch], device=model.device)
+                with torch.inference_mode():
+                    out = model.generate(input_ids=padded, attention_mask=mask, num_beams=self.beam, forced_bos_token_id=start,
+                                         max_length=self.max_length, do_sample=False)
+                ended = (out == tokenizer.eos_token_id)[:, 1:].any(1).tolist()  # position 0 is the decoder's start token, also </s>
+                texts = [t.strip() for t in tokenizer.batch_decode(out, skip_special_tokens=True)]
+                yield {sentences[i]: text if ok and text else None for i, text, ok in zip(batch, texts, ended)}
+                progress.update(len(batch))
+
+
+def load_nllb(folder: Path, source: str, lang: str, device: str = "auto") -> tuple[Any, Any]:
+    """Model (evaluation mode; bfloat16 on CUDA, float32 on CPU) and tokenizer set to source → lang.
+
+    Raises:
+        XalignError: if the folder holds no encoder-decoder with a tokenizer that knows both languages.
+    """
+    import torch
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, src_lang=LANGUAGES[source].flores, tgt_lang=LANGUAGES[lang].flores,
+                                                  local_files_only=True)
+        model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.bfloat16 if place == "cuda" else torch.float32,
+                                                      local_files_only=True)
+    except (OSError, ValueError, KeyError) as e:
+        reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
+        raise XalignError(f"translator.name: {folder} cannot be opened as an NLLB model ({reason})") from None
+    for code in (source, lang):
+        language_token(tokenizer, code)
+    return model.eval().requires_grad_(False).to(place), tokenizer
+
+
+def language_token(tokenizer: Any, lang: str) -> int:
+    """The id of a language's FLORES code, e.g. ``fin_Latn``: the decoder's first token."""
+    code = LANGUAGES[lang].flores
+    token = tokenizer.convert_tokens_to_ids(code)
+    if token is None or token == tokenizer.unk_token_id:
+        raise XalignError(f"translator: its tokenizer does not know {code}; use an NLLB-200 checkpoint")
+    return token
+
+
+def by_tokens(items: Sequence[int], length: Callable[[int], int], budget: int) -> Iterator[list[int]]:
+    """Consecutive batches whose size times longest length stays within `budget`; never an empty one."""
+    batch: list[int] = []
+    longest = 0
+    for item in items:
+        longest = max(longest, length(item))
+        if batch and longest * (len(batch) + 1) > budget:
+            yield batch
+            batch, longest = [], length(item)
+        batch.append(item)
+    if batch:
+        yield batch
+
+
+def _drop_half_line(path: Path) -> None:
+    """Cut a last line that a killed process left unfinished."""
+    data = path.read_bytes()
+    if data and not data.endswith(b"\n"):
+        path.write_bytes(data[:data.rfind(b"\n") + 1])
