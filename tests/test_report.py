@@ -28,7 +28,8 @@ def make_run(root: Path, name: str, lang: str = "fin", seed: int = 0, code_switc
     shared = {"run": name, "method": method, "source": "eng", "backbone": "smollm2", "seed": seed, "reason": None}
     rows = []
 
-    def add(lang: str, task: str, metric: str, when: str, value: float | None, n: int = 485, se: float | None = 0.022, **more) -> None:
+    def add(lang: str, task: str, metric: str, when: str, value: float | None, n: int = 485, se: float | None = 0.022,
+            **more) -> None:
         rows.append({**shared, "lang": lang, "task": task, "metric": metric, "when": when, "value": value, "se": se, "n": n,
                      "signature": f"{metric}|v:1", **more})
 
@@ -74,8 +75,8 @@ def row_of(text: str, start: str) -> str:
 
 
 def test_numbers_are_short_and_say_when_there_is_none():
-    assert [number(0.3721), number(-0.05, sign=True), number(1.0), number(12.44, percent=True), number(None), number(float("nan"))] \
-        == [".372", "-.050", "1.000", "12.4", "–", "–"]
+    assert [number(0.3721), number(-0.05, sign=True), number(1.0), number(12.44, True)] == [".372", "-.050", "1.000", "12.4"]
+    assert number(None) == number(float("nan")) == "–"
     assert number(-0.0001, sign=True) == ".000"
     assert with_error(0.4, 0.02) == ".400 ±.020" and with_error(0.4, None) == ".400" and with_error(None, 0.1) == "–"
     assert [p_value(p) for p in (0.0004, 0.0312, 0.4, 1.0, None)] == ["<.001", ".031", ".40", "1.00", "–"]
@@ -98,8 +99,8 @@ def test_before_and_after_of_both_languages(runs):
 
 def test_baselines_that_win_are_marked_and_the_references_own_rate_is_not(runs):
     text = printed(before_after(report.read_rows(runs[0])))
-    assert "3-shot .500 !" in text and "chance .250 !" not in text and "copy 47.8 !" in text
-    assert "reference .050 !" not in text and "reference .050" in text
+    assert "3-shot .500!" in text and "chance .250!" not in text and "copy 47.8!" in text
+    assert "reference .050!" not in text and "reference .050" in text
     assert "! = a baseline that is at least as good" in text
 
 
@@ -133,10 +134,12 @@ def test_tables_on_a_pipe_are_narrow_enough_and_never_cut(runs):
 
 def test_the_comparison_has_reference_rows_and_one_row_a_run(runs):
     target, source = compare(runs)
-    assert [row[0] for row in target.rows] == ["chance", "3-shot", "copy", "reference", "untrained", "sdrrl aaaa", "sdrrl bbbb", "t_sft"]
-    assert [row[0] for row in source.rows] == ["chance", "3-shot", "reference", "untrained", "sdrrl aaaa", "sdrrl bbbb", "t_sft"]
-    assert target.columns[1:] == ["choice\naccuracy\npmi\nn 485", "open\nf1\nn 60", "all\noff\ntarget\nn 120", "sentences\nsrc\n→tgt\nchrf\nn 40",
-                                  "sentences\ntgt\n→src\nchrf\nn 40", "train\nmin", "all\nmin"]
+    trained = ["untrained", "sdrrl aaaa", "sdrrl bbbb", "t_sft"]
+    assert [row[0] for row in target.rows] == ["chance", "3-shot", "reference", "copy", *trained]
+    assert [row[0] for row in source.rows] == ["chance", "3-shot", "reference", *trained]
+    assert target.columns[1:] == ["choice\naccuracy\npmi\nn 485", "open\nf1\nn 60", "all\noff\ntarget\nn 120",
+                                  "sentences\nsrc\n→tgt\nchrf\nn 40", "sentences\ntgt\n→src\nchrf\nn 40",
+                                  "train\nmin", "all\nmin"]
     assert target.rows[5][1:3] == [".427**\n±.022", ".120\n±.022"] and target.rows[5][-2:] == ["5.0", "9.8"]
     assert target.rows[7][1] == ".427\n±.022"  # p = .3
     notes = " ".join(target.notes + source.notes)
@@ -160,16 +163,19 @@ def test_csv_and_markdown(runs, tmp_path, capsys):
     assert main([*map(str, runs), "--csv", str(tmp_path / "c.csv"), "--markdown", str(tmp_path / "c.md")]) == 0
     lines = list(csv.DictReader((tmp_path / "c.csv").open(encoding="utf-8")))
     run = next(line for line in lines if line["run"].endswith("cccc"))
-    assert run["target/choice/accuracy_pmi"] == "0.427" and run["target/choice/accuracy_pmi p"] == "0.3" and run["seconds"] == "590.0"
+    assert run["target/choice/accuracy_pmi"] == "0.427" and run["target/choice/accuracy_pmi p"] == "0.3"
+    assert run["seconds"] == "590.0"
     assert run["target/sentences:src-tgt/chrf"] == "37.4"
     table = [line for line in (tmp_path / "c.md").read_text(encoding="utf-8").splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in table[:10]}) == 1 and ".427\\*\\* ±.022" in "".join(table)
     assert main([str(runs[0]), "--csv", str(tmp_path / "r.csv")]) == 0
-    assert len(list(csv.DictReader((tmp_path / "r.csv").open(encoding="utf-8")))) == len((runs[0] / "rows.jsonl").read_text().splitlines())
+    rows = (runs[0] / "rows.jsonl").read_text().splitlines()
+    assert len(list(csv.DictReader((tmp_path / "r.csv").open(encoding="utf-8")))) == len(rows)
 
 
 @pytest.mark.parametrize(("text", "says"), [
-    (None, "has no rows.jsonl"), ("", "is empty"), ("{broken\n", "rows.jsonl:1: not valid JSON"), ('{"run": "x"}\n', "row 1 has no 'method'")])
+    (None, "has no rows.jsonl"), ("", "is empty"), ("{broken\n", "rows.jsonl:1: not valid JSON"),
+    ('{"run": "x"}\n', "row 1 has no 'method'")])
 def test_a_bad_folder_is_one_line_and_exit_code_2(tmp_path, capsys, text, says):
     if text is not None:
         (tmp_path / "rows.jsonl").write_text(text)
@@ -181,7 +187,8 @@ def test_a_bad_folder_is_one_line_and_exit_code_2(tmp_path, capsys, text, says):
 
 
 def test_the_command_line_needs_no_torch_and_survives_head(runs):
-    code = "import sys; from xalign.report import main; code = main(sys.argv[1:]); assert 'torch' not in sys.modules; sys.exit(code)"
+    code = ("import sys\nfrom xalign.report import main\ncode = main(sys.argv[1:])\n"
+            "assert 'torch' not in sys.modules\nsys.exit(code)")
     done = subprocess.run([sys.executable, "-c", code, *map(str, runs)], capture_output=True, text=True)
     assert done.returncode == 0 and "t_sft" in done.stdout, done.stderr
     done = subprocess.run(f"{sys.executable} -m xalign.report {runs[0]} | head -1", shell=True, capture_output=True, text=True)
@@ -194,15 +201,18 @@ def a_run(choices: dict[str, str], backbone, lang: tuple[str, ...] = ("fin",)) -
 
 
 def test_the_card_names_base_scores_costs_and_limits(tmp_path, runs):
-    run = a_run({"method": "sdrrl", "backbone": "smollm2", "data": "lab", "task": "lab", "translator": "lab", "tracker": "none"}, SmolLM2())
+    run = a_run({"method": "sdrrl", "backbone": "smollm2", "data": "lab", "task": "lab", "translator": "lab", "tracker": "none"},
+                SmolLM2())
     (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
     cost = {"seconds": 600, "train_seconds": 300, "device_hours": 0.16, "peak_gib": 2.1,
-            "stages": [{"label": "translate eng→fin", "key": "k", "seconds": 3.2, "cached": False, "facts": {"kept": 420, "path": "/home/me"}}]}
+            "stages": [{"label": "translate eng→fin", "key": "k", "seconds": 3.2, "cached": False,
+                        "facts": {"kept": 420, "path": "/home/me"}}]}
     text = write_card(tmp_path, run, report.read_rows(runs[0]), cost).read_text(encoding="utf-8")
     front = yaml.safe_load(text.split("---")[1])
-    assert front["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct" and front["license"] == "apache-2.0" and front["language"] == ["fi", "en"]
-    for part in ("apply_chat_template", "method=sdrrl", "lang=fin", "translate eng→fin | 3.2 | kept 420", "10.0 min in all stages",
-                 ".427 ±.022", "territory", "not from a translation model", "one seed"):
+    assert front["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct" and front["license"] == "apache-2.0"
+    assert front["language"] == ["fi", "en"]
+    for part in ("apply_chat_template", "method=sdrrl", "lang=fin", "translate eng→fin | 3.2 | kept 420",
+                 "10.0 min in all stages", ".427 ±.022", "territory", "not from a translation model", "one seed"):
         assert part in text, part
     assert "/home/me" not in text and "tracker=" not in text
 
@@ -210,7 +220,8 @@ def test_the_card_names_base_scores_costs_and_limits(tmp_path, runs):
 def test_the_card_does_not_publish_local_paths_or_invent_a_licence(tmp_path, runs):
     local = tmp_path / "secret-place" / "my-model"
     local.mkdir(parents=True)
-    for backbone, says in ((HubBackbone(name=str(local)), "local model folder my-model"), (HubBackbone(name="org/model", revision="v2"), "org/model")):
+    for backbone, says in ((HubBackbone(name=str(local)), "local model folder my-model"),
+                           (HubBackbone(name="org/model", revision="v2"), "org/model")):
         run = a_run({"method": "sft", "backbone": "hf", "data": "alpaca"}, backbone, ("fin", "jpn"))
         text = write_card(tmp_path, run, report.read_rows(runs[0]), {}).read_text(encoding="utf-8")
         front = yaml.safe_load(text.split("---")[1])

@@ -51,7 +51,8 @@ def test_clusters_are_flipped_together():
         labels += [f"c{label}"] * 4
     flips = [abs(sum(s * x for s, x in zip(signs, sums, strict=True))) >= 9 for signs in product((-1, 1), repeat=5)]
     got = paired(before, after, clusters=labels)
-    assert got.p_randomisation == pytest.approx(sum(flips) / 32) == 4 / 32
+    # all |sums| together are 11; the observed 9 is kept by flipping nothing or one of the two 1s: 3 patterns, 2 directions
+    assert sum(flips) == 6 and got.p_randomisation == pytest.approx(6 / 32)
     assert got.p_randomisation > 10 * paired(before, after).p_randomisation
     assert (got.n, got.clusters) == (20, 5)
     residuals = [s - got.diff * 4 for s in sums]
@@ -84,7 +85,8 @@ def test_the_same_seed_gives_the_same_numbers():
 
 
 @pytest.mark.parametrize(("before", "after", "clusters", "says"), [
-    ([], [], None, "one length"), ([1], [1, 2], None, "one length"), ([1], [float("nan")], None, "finite"), ([1], [1], [], "cluster labels")])
+    ([], [], None, "one length"), ([1], [1, 2], None, "one length"), ([1], [float("nan")], None, "finite"),
+    ([1], [1], [], "cluster labels")])
 def test_unusable_scores_are_refused(before, after, clusters, says):
     with pytest.raises(ValueError, match=says):
         paired(before, after, clusters=clusters)
@@ -106,6 +108,7 @@ def test_detectable_is_the_sample_size_equation():
     assert delta * math.sqrt(n) == pytest.approx(1.959964 * math.sqrt(d) + 0.841621 * math.sqrt(d - delta**2), rel=1e-5)
     # where nothing differed, the answer is what full discordance in one direction would need
     floor = detectable(400, 0.0)
+    assert detectable(400, 0.001) == floor == pytest.approx(0.0194, abs=0.0005)
     assert floor * 20 == pytest.approx(math.sqrt(floor) * (1.959964 + 0.841621 * math.sqrt(1 - floor)), rel=1e-5)
     assert detectable(2, 0.5) == 1.0
     with pytest.raises(ValueError):

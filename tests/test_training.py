@@ -103,7 +103,7 @@ def test_packed_loss_and_gradient_equal_those_of_separate_rows(prefix: int, kv_h
     for make in (pack, pad):
         model = tiny(kv_heads)
         if make is pack:
-            use_packed(model)
+            use_packed(model, rows)
         out = token_ce(model, make(rows))
         out.sum.backward()
         assert out.sum.item() == pytest.approx(total, rel=1e-5)
@@ -116,7 +116,7 @@ def test_rows_do_not_see_their_neighbours() -> None:
     from xalign.training.attention import use_packed
 
     model, rows = tiny(), make_rows(4)
-    use_packed(model)
+    use_packed(model, rows)
     changed = [rows[0], replace(rows[1], ids=rows[1].ids[:5] + (49,) * (len(rows[1].ids) - 5)), *rows[2:]]
     logits = []
     for version in (rows, changed):
@@ -127,11 +127,19 @@ def test_rows_do_not_see_their_neighbours() -> None:
     assert (logits[0][~other] - logits[1][~other]).abs().max() > 0.1
 
 
-def test_a_model_without_the_attention_interface_is_refused() -> None:
+def test_a_model_that_cannot_keep_packed_rows_apart_is_refused() -> None:
+    from transformers import GptOssConfig, GptOssForCausalLM
+
     from xalign.training.attention import use_packed
 
+    torch.manual_seed(0)
+    sinks = GptOssForCausalLM(GptOssConfig(vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+                                           num_key_value_heads=2, head_dim=8, num_local_experts=2, num_experts_per_tok=1))
+    with pytest.raises(ConfigError, match="GptOssForCausalLM does not keep packed rows apart; set trainer.packing=false"):
+        use_packed(sinks, make_rows(3))
+
     with pytest.raises(ConfigError, match=r"trainer.packing=true: Linear .* set trainer.packing=false"):
-        use_packed(torch.nn.Linear(2, 2))
+        use_packed(torch.nn.Linear(2, 2), make_rows(3))
 
 
 def test_steps_and_groups() -> None:
@@ -223,57 +231,86 @@ def test_wrong_values_are_named(changes: dict, message: str) -> None:
         replace(NODE, **changes).check("trainer")
 
 
-def test_the_stage_trains_tokenised_examples_into_a_model_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from transformers import AutoModelForCausalLM
+class Letters:
+    """A backbone whose tokens are letters."""
 
-    from xalign.backbones import load
+    def __init__(self, folder: Path, node: object, train: bool) -> None:
+        from transformers import AutoModelForCausalLM
+
+        self.model = AutoModelForCausalLM.from_pretrained(folder)
+
+    def encode_pair(self, prompt: str, response: str) -> tuple[list[int], int]:
+        return [ord(c) % 50 for c in prompt + response] + [0], len(prompt)
+
+    def save(self, folder: Path) -> None:
+        self.model.save_pretrained(folder)
+
+
+def by_row(rows: list[Row]) -> list[float]:
+    return [10 / r.targets for r in rows]
+
+
+def words_stage(tmp_path: Path, name: str, **overrides: object) -> tuple[object, object]:
+    """A cache, and a stage that trains 32 examples, two of them too long or empty."""
     from xalign.cache import Cache, Stage
     from xalign.data.examples import Example, write_jsonl
     from xalign.training.stage import train_stage
 
-    class Letters:  # a backbone whose tokens are letters
-        def __init__(self, folder: Path, node: object, train: bool) -> None:
-            self.model = AutoModelForCausalLM.from_pretrained(folder)
-
-        def encode_pair(self, prompt: str, response: str) -> tuple[list[int], int]:
-            return [ord(c) % 50 for c in prompt + response] + [0], len(prompt)
-
-        def save(self, folder: Path) -> None:
-            self.model.save_pretrained(folder)
-
-    monkeypatch.setattr(load, "load_backbone", Letters)
     words = [Example(f"e{i}", "eng", f"say {i % 7}", "seven " * (i % 3 + 1), group=f"g{i}") for i in range(30)]
     words += [Example("long", "eng", "x" * 200, "y"), Example("empty", "eng", "x" * 200, "")]
     rows = Stage("rows", 1, {}, lambda folder, _: {"n": write_jsonl(folder / "rows.jsonl", words)})
     weights = Stage("weights", 1, {}, lambda folder, _: tiny().save_pretrained(folder))
-    method = SimpleNamespace(name="ce", loss=token_ce, row_weights=lambda rows: [1 / r.targets for r in rows], loss_params=lambda: {})
-    run = SimpleNamespace(trainer=NODE, backbone=SimpleNamespace(params=lambda: {}), seed=0)
-    stage = train_stage(run, method, rows, weights, epochs=3, max_length=100)
-    made = Cache(tmp_path / "cache").get(stage)
+    method = SimpleNamespace(name="ce", loss=token_ce, row_weights=by_row, loss_params=dict)
+    run = SimpleNamespace(trainer=replace(NODE, max_length=100), backbone=Backbone(), seed=0)
+    return Cache(tmp_path / name), train_stage(run, method, rows, weights, epochs=3, **overrides)
+
+
+class Backbone:
+    def params(self) -> dict:
+        return {}
+
+
+def test_the_stage_trains_tokenised_examples_into_a_model_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from xalign.backbones import load
+
+    monkeypatch.setattr(load, "load_backbone", Letters)
+    cache, stage = words_stage(tmp_path, "cache")
+    made = cache.get(stage)
     facts = made.receipt["facts"]
     assert facts["rows"] == 30 and facts["rows_dropped_too_long"] == 2 and facts["train_rows"] + facts["valid_rows"] == 30
     assert not made.file("checkpoints").exists() and made.file("log.jsonl").is_file() and made.file("model.safetensors").is_file()
     before, after = tiny(), AutoModelForCausalLM.from_pretrained(made.path)
     assert not torch.equal(before.lm_head.weight, after.lm_head.weight)
     assert after.lm_head.weight is after.model.embed_tokens.weight
-    assert stage.key != train_stage(run, method, rows, weights, epochs=2, max_length=100).key
+    assert stage.key != words_stage(tmp_path, "cache", zero=3)[1].key
 
 
 TWO = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from dataclasses import replace
-from test_training import NODE, fit, make_rows
-for zero in (0, 3):
-    folder = Path(sys.argv[2]) / str(zero)
-    folder.mkdir(parents=True, exist_ok=True)
-    fit(folder, make_rows(), replace(NODE, zero=zero, micro_tokens=30))
+from test_training import Letters, words_stage
+from xalign.backbones import load
+from xalign.training import ranks
+load.load_backbone = Letters
+if ranks.is_helper():
+    ranks.serve()
+else:
+    for zero in (0, 3):
+        cache, stage = words_stage(Path(sys.argv[2]), "two", zero=zero, micro_tokens=30)
+        print(cache.get(stage).path)
+    ranks.release()
 """
 
 
-def test_two_processes_follow_the_same_trajectory(tmp_path: Path) -> None:
-    one = fit(tmp_path / "one", make_rows(), NODE)
+def test_two_processes_follow_the_same_trajectory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from xalign.backbones import load
+
+    monkeypatch.setattr(load, "load_backbone", Letters)
+    cache, stage = words_stage(tmp_path, "one")
+    paths = [cache.get(stage).path]
     script = tmp_path / "two.py"
     script.write_text(TWO)
     env = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "RANK", "WORLD_SIZE")}
@@ -282,9 +319,11 @@ def test_two_processes_follow_the_same_trajectory(tmp_path: Path) -> None:
                            str(tmp_path)], env=env | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(here.parent)},
                           capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
-    for zero in (0, 3):
-        log = (tmp_path / str(zero) / "log.jsonl").read_text().splitlines()
-        assert curve([json.loads(x) for x in log]) == pytest.approx(curve(one), rel=2e-4), zero
+    paths += [Path(x) for x in done.stdout.split()]
+    assert len(paths) == 3
+    one, *two = ([json.loads(x) for x in (p / "log.jsonl").read_text().splitlines()] for p in paths)
+    for log in two:
+        assert curve(log) == pytest.approx(curve(one), rel=2e-4)
 
 
 def test_configuration_needs_no_torch() -> None:

@@ -62,7 +62,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokens = Tokenizer(models.BPE(unk_token="<unk>"))
     tokens.pre_tokenizer, tokens.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     texts = [t for table in PAIRS.values() for pair in table.items() for t in pair]
-    tokens.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=150, special_tokens=["<s>", "<pad>", "</s>", "<unk>"], show_progress=False))
+    tokens.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=80, special_tokens=["<s>", "<pad>", "</s>", "<unk>"], show_progress=False))
     tokens.add_special_tokens([*codes, "<mask>"])
     tokens.save(str(folder / "tokenizer.json"))
     names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>", "sep_token": "</s>", "cls_token": "<s>",
@@ -82,14 +82,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     given = torch.tensor([t[:-1] + [1] * (width - len(t)) for t in targets])
     labels = torch.tensor([[-100] + t[2:] + [-100] * (width - len(t)) for t in targets])
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
-    for _ in range(300):
+    for _ in range(500):
         loss = model(input_ids=sources.input_ids, attention_mask=sources.attention_mask, decoder_input_ids=given, labels=labels).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if loss.item() < 0.01:
+        if loss.item() < 0.001:
             break
-    assert loss.item() < 0.01
+    assert loss.item() < 0.001
     model.save_pretrained(folder)
     return folder
 
@@ -123,12 +123,12 @@ def test_one_side_only(checkpoint: Path, tmp_path: Path) -> None:
 
 def test_a_translation_that_does_not_end_fails(checkpoint: Path, tmp_path: Path) -> None:
     rows = [Example("a", "eng", "Is it cold?", "The lamp is on. " * 3 + "end"), Example("b", "eng", "The door is open.", "The lamp is on.")]
-    node = NLLB(name=str(checkpoint), max_length=8, beam=1)
+    node = NLLB(name=str(checkpoint), max_length=10, beam=1)
     artifact = Cache(tmp_path).get(node.stage(SimpleNamespace(source="eng"), examples_stage(rows), "jpn"))
-    reason = "a sentence is longer than 8 tokens, or its translation did not end"
+    reason = "a sentence is longer than 10 tokens, or its translation did not end"
     assert list(read_jsonl(artifact.file("examples.jsonl"))) == [
         {"id": "a", "prompt": "寒いですか？", "response": None, "failed": {"response": reason}},  # too long to begin with
-        {"id": "b", "prompt": None, "response": None, "failed": {"prompt": reason, "response": reason}}]  # cut at eight tokens
+        {"id": "b", "prompt": "ドアは開いています。", "response": None, "failed": {"response": reason}}]  # ten tokens; eleven
     assert artifact.receipt["facts"]["unfinished"] == 2
 
 

@@ -18,6 +18,9 @@ QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
          "DS_LOG_LEVEL": "error", "HYDRA_FULL_ERROR": "1", "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1"}
 
 
+_raised: list[BaseException] = []
+
+
 def fail(message: str) -> None:
     """One line on stderr."""
     print(f"xalign: {' '.join(str(message).split())}", file=sys.stderr)
@@ -66,7 +69,10 @@ def job(config: Any) -> None:
 
     done: dict[str, Any] = {"overrides": list(hydra.overrides.task)}
     if hydra.mode == RunMode.RUN:
-        work()
+        try:  # Hydra prints a line of its own about whatever passes through it
+            work()
+        except BaseException as e:
+            _raised.append(e)
         return
     print(f"\n━━ job {hydra.job.num}: {' '.join(hydra.overrides.task)}", flush=True)
     messages: list[str] = []
@@ -138,6 +144,8 @@ def main(argv: list[str] | None = None) -> int:
             hydra.main(version_base="1.3", config_path=str(package_folder("conf")), config_name="config")(job)()
         except (HydraException, OmegaConfBaseException) as e:
             raise explain(e, overrides) from None
+        if _raised:
+            raise _raised.pop()
         if multirun:
             sweep_summary(sweep)
 

@@ -36,9 +36,9 @@ def offered(group: str) -> dict[str, str]:
 
 def defaults() -> dict[str, str]:
     """Group → choice that conf/config.yaml makes."""
-    from omegaconf import OmegaConf
+    import yaml
 
-    listed = OmegaConf.load(package_folder("conf") / "config.yaml").defaults
+    listed = yaml.safe_load((package_folder("conf") / "config.yaml").read_text(encoding="utf-8"))["defaults"]
     return {k: v for entry in listed if not isinstance(entry, str) for k, v in entry.items() if " " not in k}
 
 
@@ -62,10 +62,10 @@ def help_text() -> str:
 
 def keys_of(group: str, name: str) -> list[str]:
     """Dotted keys that one YAML of a group defines."""
-    from omegaconf import OmegaConf
+    import yaml
 
     path = package_folder("conf") / group / f"{name}.yaml"
-    return [f"{group}.{k}" for k in OmegaConf.load(path) if k != "_target_"] if path.is_file() else []
+    return [f"{group}.{k}" for k in yaml.safe_load(path.read_text(encoding="utf-8")) if k != "_target_"] if path.is_file() else []
 
 
 def explain(error: Exception, overrides: list[str]) -> ConfigError:

@@ -52,6 +52,7 @@ def write_card(folder: Path, run: Run, rows: Iterable[Row], cost: Mapping[str, A
              f"The weights derive from {base} and keep its licence" + (f" ({licence})" if licence else "; read it there")
              + ". The training data's own terms apply as well.\n"]
     path = folder / "README.md"
+    path.unlink(missing_ok=True)  # it may be a hard link into the cache
     path.write_text("\n".join(parts), encoding="utf-8")
     return path
 
@@ -84,8 +85,7 @@ def _load(folder: Path) -> str:
 def _making(run: Run, base: str, cost: Mapping[str, Any]) -> str:
     """Choices, the method's and the trainer's settings, and what each stage cost."""
     command = " ".join(f"{group}={run.choices[group]}" for group in Run.NODES if run.choices.get(group) and group != "tracker")
-    lang = run.lang[0] if len(run.lang) == 1 else f"'[{','.join(run.lang)}]'".replace("'[", "'lang=[")
-    lang = f"lang={lang}" if len(run.lang) == 1 else lang
+    lang = f"lang={run.lang[0]}" if len(run.lang) == 1 else f"'lang=[{','.join(run.lang)}]'"
     lines = [f"- base model: {base}", f"- choices: `python -m xalign {command} {lang} source={run.source} seed={run.seed}`, "
              "with the settings below"]
     for group in ("method", "data", "parallel", "translator", "trainer"):

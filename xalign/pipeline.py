@@ -60,8 +60,8 @@ def make_plan(run: Run) -> Plan:
                           f"backbone={run.choices.get('backbone')} is {run.backbone.kind}")
     weights, rows, model = run.backbone.weights(run), run.method.rows(run), run.method.model_stage(run)
     languages = (*run.lang, run.source)
-    return Plan(weights, rows, overlap_stage(run, rows), model,
-                {lang: evaluation(run, weights, lang, baselines=True) for lang in languages},
+    before = {lang: evaluation(run, weights, lang, baselines=True) for lang in languages}
+    return Plan(weights, rows, overlap_stage(run, rows, list(before.values())), model, before,
                 {lang: evaluation(run, model, lang, baselines=False) for lang in languages})
 
 
@@ -137,8 +137,10 @@ def execute(run: Run, overrides: Iterable[str] = ()) -> Path:
         rows, cost = carry_out(run, plan, cache, folder, tracker, out, began)
         print_run(folder)
         finish_tracker(tracker, rows, cost)
-    finally:
-        tracker.finish()
+    except BaseException:
+        tracker.finish(failed=True)
+        raise
+    tracker.finish()
     out.print(f"\nresults  {folder}\nmodel    {folder / 'model'}\ntook     {clock(time.perf_counter() - began)}, "
               f"peak memory {cost['peak_gib']:.1f} GiB")
     return folder
@@ -199,13 +201,14 @@ def carry_out(run: Run, plan: Plan, cache: Cache, folder: Path, tracker: Any, ou
 
 def collect_rows(run: Run, folder: Path, before: dict[str, Artifact], after: dict[str, Artifact]) -> list[dict[str, Any]]:
     """Every score as a row in long format; rows after training carry the paired comparison with before."""
-    from xalign.analysis.significance import detectable, paired
+    from xalign.analysis.significance import paired
     from xalign.tasks.evaluate import per_example
 
     pick = run.choices.get
     shared = {"run": folder.name, "method": pick("method"), "source": run.source, "backbone": pick("backbone"), "seed": run.seed}
     rows = []
     for lang in before:
+        earlier = {(s["task"], s["metric"]): s["value"] for s in read_jsonl(before[lang].file("scores.jsonl")) if s["name"] == "model"}
         old, new = per_example(before[lang]), per_example(after[lang])
         for score in read_jsonl(before[lang].file("scores.jsonl")):
             when = "before" if score["name"] == "model" else f"baseline:{score['name']}"
@@ -216,9 +219,8 @@ def collect_rows(run: Run, folder: Path, before: dict[str, Artifact], after: dic
             ids = sorted(set(a) & set(b))
             if ids:
                 test = paired([a[i][0] for i in ids], [b[i][0] for i in ids], clusters=[a[i][1] for i in ids])
-                moved = sum(a[i][0] != b[i][0] for i in ids) / len(ids)
-                row |= {"diff": test.diff, "diff_se": test.se, "p": test.p_randomisation, "pairs": len(ids),
-                        "detectable": detectable(len(ids), moved) if moved else None}
+                row |= {"diff": score["value"] - earlier[row["task"], row["metric"]], "diff_se": test.se, "p": test.p_randomisation,
+                        "pairs": len(ids), "detectable": test.detectable(scale=100 if row["metric"] in ("bleu", "chrf") else 1)}
             rows.append(row)
     return rows
 
@@ -238,7 +240,8 @@ def export_predictions(folder: Path, evaluations: dict[str, dict[str, Artifact]]
     for when, artifacts in evaluations.items():
         for lang, artifact in artifacts.items():
             for path in sorted(artifact.path.glob("predictions.*.jsonl")):
-                link(path, folder / "predictions" / when / lang / f"{path.name.split('.', 1)[1]}")
+                link(path, folder / "predictions" / when / lang / path.name.removeprefix("predictions."))
+            link(artifact.file("examples.jsonl"), folder / "predictions" / when / lang / "per_example_scores.jsonl")
 
 
 def export_model(run: Run, folder: Path, model: Artifact, rows: list[dict[str, Any]], cost: dict[str, Any]) -> None:

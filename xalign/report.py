@@ -34,7 +34,7 @@ def before_after(rows: Iterable[Row]) -> list[Grid]:
 def _language_grid(lang: str, is_source: bool, gathered: list[Line]) -> Grid:
     name = LANGUAGES[lang].name if lang in LANGUAGES else lang
     grid = Grid(f"{name} ({lang}), {'source' if is_source else 'target'} language",
-                ["metric", "n", "baselines", "before", "after", "difference", "p", "detects"], wrap=(0, 2))
+                ["metric", "n", "baselines", "before", "after", "difference", "p", "detects"], left=(0, 2), wrap=(2,))
     shown = [line for line in gathered if any(r and is_number(r["value"]) for r in (line.before, line.after))]
     marks = dict(zip(map(id, shown), stars([line.p for line in shown]), strict=True))
     beaten = False
@@ -92,7 +92,7 @@ def _baselines(line: Line) -> tuple[str, bool]:
         good = is_number(after) and name != "reference" and (value <= after if line.lower else value >= after)
         flagged |= good
         # no-break spaces keep a name and its value on one line
-        parts.append(f"{name} {number(value, percent(line.metric))}{' !' if good else ''}".replace(" ", "\u00a0"))
+        parts.append(f"{name} {number(value, percent(line.metric))}{'!' if good else ''}".replace(" ", "\u00a0"))
     return "\n".join(textwrap.wrap(", ".join(parts), BASELINES_WIDTH, break_long_words=False)), flagged
 
 

@@ -33,7 +33,8 @@ class Grid:
         columns: headings; ``\\n`` starts a second line.
         rows: one list of cells a row; a row of one cell is a section heading.
         notes: lines below it.
-        wrap: indices of the columns that may wrap on a narrow terminal; they are left-aligned.
+        left: indices of the left-aligned columns.
+        wrap: indices of the columns that may wrap on a narrow terminal.
         dim: indices of rows shown faintly (reference rows).
         colours: (row, column) → rich style of one cell.
     """
@@ -42,7 +43,8 @@ class Grid:
     columns: list[str]
     rows: list[list[str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    wrap: tuple[int, ...] = (0,)
+    left: tuple[int, ...] = (0,)
+    wrap: tuple[int, ...] = ()
     dim: set[int] = field(default_factory=set)
     colours: dict[tuple[int, int], str] = field(default_factory=dict)
 
@@ -80,8 +82,8 @@ def rich_table(grid: Grid) -> Table:
     table = Table(title=Text(grid.title, style="bold"), title_justify="left", header_style="bold",
                   box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for i, name in enumerate(grid.columns):
-        left = i in grid.wrap
-        table.add_column(Text(name), justify="left" if left else "right", no_wrap=not left, overflow="fold", vertical="top")
+        justify = "left" if i in grid.left else "right"
+        table.add_column(Text(name), justify=justify, no_wrap=i not in grid.wrap, overflow="fold", vertical="top")
     for i, row in enumerate(grid.rows):
         if len(row) == 1:
             if i:
@@ -121,7 +123,7 @@ def markdown(grids: Sequence[Grid]) -> str:
     for grid in grids:
         rows = [["**" + _md(row[0]) + "**"] + [""] * (len(grid.columns) - 1) if len(row) == 1 else [_md(cell) for cell in row]
                 for row in grid.rows]
-        rule = [":---" if i in grid.wrap else "---:" for i in range(len(grid.columns))]
+        rule = [":---" if i in grid.left else "---:" for i in range(len(grid.columns))]
         body = "\n".join("| " + " | ".join(row) + " |" for row in [[_md(c) for c in grid.columns], rule, *rows])
         notes = "\n".join(f"- {_md(note)}" for note in grid.notes)
         parts.append(f"**{_md(grid.title)}**\n\n{body}\n" + (f"\n{notes}\n" if notes else ""))
@@ -130,7 +132,7 @@ def markdown(grids: Sequence[Grid]) -> str:
 
 def _md(text: str) -> str:
     """Text on one line that Markdown shows as it is."""
-    return text.replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;").replace("\n", " ")
+    return text.replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;").replace("\n", " ").strip()
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

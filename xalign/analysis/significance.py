@@ -128,7 +128,7 @@ def detectable(n: float, discordance: float, power: float = 0.8, alpha: float = 
     Solves ``delta * sqrt(n) = z(alpha/2) * sqrt(d) + z(power) * sqrt(d - delta**2)`` for delta, the usual
     sample-size equation of McNemar's test (Connor 1987). With discordance .25: 194 examples show .10,
     398 show .07. A difference needs at least as much discordance as itself, so where the solution
-    exceeds `discordance` the equation is solved with d = delta: nothing seen is not nothing detectable.
+    exceeds `discordance` the equation is solved with d = delta: agreement does not make n large.
 
     Args:
         n: number of independent examples.
@@ -143,10 +143,7 @@ def detectable(n: float, discordance: float, power: float = 0.8, alpha: float = 
     # root of the equation for d = 1; it scales with sqrt(d)
     inner = z_alpha**2 * n - (n + z_power**2) * (z_alpha**2 - z_power**2)
     unit = (z_alpha * n**0.5 + max(inner, 0.0) ** 0.5) / (n + z_power**2)
-    delta = unit * discordance**0.5
-    if delta > discordance:
-        delta = unit**2
-    return min(delta, 1.0)
+    return min(unit * max(discordance**0.5, unit), 1.0)
 
 
 def holm(p: Sequence[float]) -> list[float]:

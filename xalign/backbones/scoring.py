@@ -95,7 +95,7 @@ def score_rows(model: Any, rows: Sequence[Row]) -> list[list[float]]:
                 out[i].append(0.0)
             out[i][j] += value
         if cache is not None:
-            cache.crop(shared)
+            cache.crop(shared - cache.get_seq_length())  # negative: how many to drop, the form all versions take
     return out
 
 

@@ -34,12 +34,12 @@ class LabTask(Task):
     scores: list[str] = choices(("raw", "pmi"), "raw", "tokens", "bytes", "pmi")
 
     def recipe(self, run: Run, lang: str) -> dict[str, Any]:
-        from xalign.data.lab import VERSION
+        from xalign.data.lab.facts import versions
 
         own = asdict(self)
         if lang == run.source:  # translation belongs to the target's evaluation
             own = {k: v for k, v in own.items() if k not in ("phrases", "sentences")}
-        return {"name": "lab", "data": VERSION, "source": run.source, **own}
+        return {"name": "lab", "data": versions(), "source": run.source, **own}
 
     def inputs(self, run: Run, lang: str) -> tuple[Stage, ...]:
         from xalign.assets import home_assistant_stage

@@ -6,6 +6,7 @@ transformers' own SDPA function does the arithmetic: no T x T mask, nothing comp
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from xalign.config import ConfigError
-from xalign.data.packing import Layout
+from xalign.data.packing import IGNORED, Layout, Row, pack, pad
+from xalign.training.losses import label_logits
 
 NAME = "xalign_packed"
 
@@ -27,6 +29,9 @@ def packed_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tenso
     """
     if layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    for extra in ("softcap", "s_aux"):
+        if kwargs.get(extra) is not None:
+            raise ConfigError(f"trainer.packing=true: the model's attention uses {extra}, which SDPA lacks; set trainer.packing=false")
     window = kwargs.get("sliding_window")
     if window and layout.mask.shape[-1] > window:
         raise ConfigError(f"trainer.packing=true: a row of {layout.mask.shape[-1]} tokens exceeds the model's sliding window of "
@@ -47,14 +52,26 @@ def packed_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tenso
     return torch.cat([shared, own], 1), None
 
 
-def use_packed(model: Any) -> None:
-    """Switch a transformers model to packed attention.
+@torch.no_grad()
+def use_packed(model: Any, rows: Sequence[Row]) -> None:
+    """Switch a transformers model to packed attention, and prove on two short rows that it obeys.
 
     Raises:
-        ConfigError: when the model does not use transformers' attention interface.
+        ConfigError: when the model does not use transformers' attention interface, or when its logits on
+            packed rows are not those on separate rows (attention sinks, or a layout that never arrives).
     """
     if not getattr(model, "_supports_attention_backend", False):
         raise ConfigError(f"trainer.packing=true: {type(model).__name__} does not use transformers' attention interface; "
                           "set trainer.packing=false")
+    probe = sorted(rows, key=lambda r: len(r.ids))[:2]
+    training = model.training
+    model.eval()
+    apart, labels, _ = label_logits(model, pad(probe))
     ALL_ATTENTION_FUNCTIONS.register(NAME, packed_attention)
     model.set_attn_implementation(NAME)
+    packed, _, _ = label_logits(model, pack(probe))
+    model.train(training)
+    apart = apart[labels != IGNORED]
+    if not (packed[0] - apart).abs().max() <= 1e-3 * apart.abs().max():
+        raise ConfigError(f"trainer.packing=true: {type(model).__name__} does not keep packed rows apart; "
+                          "set trainer.packing=false")

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -89,8 +90,10 @@ def run_job(job: TrainJob) -> dict[str, Any]:
     if not rows:
         raise XalignError(f"{job.method.name}: none of {dropped} rows fits trainer.max_length={job.trainer.max_length}; raise it")
     train, valid = (weigh(job.method, part) for part in split_groups(rows, job.trainer.valid_share, job.seed))
-    facts = Trainer(backbone.model, job.method, job.trainer, train, valid, job.folder, job.seed, on_log if rank == 0 else None).fit()
+    log = on_log if rank == 0 else None
+    facts = Trainer(backbone.model, job.method, job.trainer, train, valid, job.folder, job.seed, log).fit()
     del backbone
+    gc.collect()  # the engine holds itself in cycles: let go of optimiser and gradients before loading again
     if rank == 0:
         best = load_backbone(job.model, job.backbone, train=True)
         load_weights(best.model, job.folder)
@@ -99,7 +102,8 @@ def run_job(job: TrainJob) -> dict[str, Any]:
     return {"rows": len(rows), "rows_dropped_too_long": dropped, **facts}
 
 
-def tokenise(examples: list[Example], encode_pair: Callable[[str, str], tuple[list[int], int]], max_length: int) -> tuple[list[Row], int]:
+def tokenise(examples: list[Example], encode_pair: Callable[[str, str], tuple[list[int], int]],
+             max_length: int) -> tuple[list[Row], int]:
     """Rows of at most `max_length` tokens with at least one supervised one, and how many were dropped."""
     rows = []
     for e in examples:

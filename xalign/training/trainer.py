@@ -84,7 +84,7 @@ class Trainer:
         if node.packing:
             from xalign.training.attention import use_packed
 
-            use_packed(model)
+            use_packed(model, train)
         if node.activation_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.train()
@@ -100,13 +100,16 @@ class Trainer:
         weights = [p for p in model.parameters() if p.requires_grad]
         groups = [{"params": [p for p in weights if p.ndim >= 2], "weight_decay": node.weight_decay},
                   {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=self.lr, betas=tuple(node.betas), eps=node.eps, fused=True)
+        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=self.lr, betas=tuple(node.betas), eps=node.eps,
+                                      fused=True)
         bf16 = node.precision == "bf16" or node.precision == "auto" and cuda
         self.clips = not bf16 and node.zero == 0  # there DeepSpeed's engine clips too, but does not tell the norm
         config = {"train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": self.accumulation,
-                  "gradient_clipping": 0.0 if self.clips else node.clip, "bf16": {"enabled": bf16}, "zero_optimization": {"stage": node.zero},
+                  "gradient_clipping": 0.0 if self.clips else node.clip, "bf16": {"enabled": bf16},
+                  "zero_optimization": {"stage": node.zero},
                   "zero_allow_untested_optimizer": True, "steps_per_print": sys.maxsize}
-        return deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)[0]
+        with quiet_stderr():  # ZeRO-3 looks for libaio with the linker
+            return deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)[0]
 
     def fit(self) -> dict[str, Any]:
         """Train to the end; leaves the chosen weights in ``checkpoints/best.safetensors``.
@@ -119,7 +122,8 @@ class Trainer:
         state, started, saved = self.state, time.perf_counter(), time.perf_counter()
         before, tokens_before = state["seconds"], state["tokens"]
         total = sum(len(r.ids) for s in self.steps for r in s)
-        with bar(total=total, initial=state["tokens"], desc="train", unit="tok", unit_scale=True, disable=self.rank > 0) as progress:
+        show = {"desc": "train", "unit": "tok", "unit_scale": True, "disable": self.rank > 0}
+        with bar(total=total, initial=state["tokens"], **show) as progress:
             while state["step"] < len(self.steps) and not state["stopped"]:
                 rows = self.steps[state["step"]]
                 want = self.rank == 0 and 0 < self.node.checkpoint_every <= time.perf_counter() - saved
@@ -128,7 +132,8 @@ class Trainer:
                 state["tokens"] += sum(len(r.ids) for r in rows)
                 spent = time.perf_counter() - started
                 state["seconds"] = before + spent
-                self._log({**record, "tokens": state["tokens"], "tokens_per_second": round((state["tokens"] - tokens_before) / spent, 1)})
+                rate = round((state["tokens"] - tokens_before) / spent, 1)
+                self._log({**record, "tokens": state["tokens"], "tokens_per_second": rate})
                 progress.update(sum(len(r.ids) for r in rows))
                 progress.set_postfix_str(f"loss {record['loss']:.3f}", refresh=False)
                 if self.valid and (state["step"] % self.eval_every == 0 or state["step"] == len(self.steps)):
@@ -194,8 +199,8 @@ class Trainer:
         bad = [r.id for v, rows in zip(values, bins) if not math.isfinite(v) for r in rows]
         if bad:
             shown = ", ".join(bad[:8]) + (f" and {len(bad) - 8} more" if len(bad) > 8 else "")
-            raise XalignError(f"trainer: the {what} is not finite, rows {shown}; lower trainer.lr (now {self.lr:.2g}), or look at these "
-                              "rows and their weights")
+            raise XalignError(f"trainer: the {what} is not finite, rows {shown}; lower trainer.lr (now {self.lr:.2g}), "
+                              "or look at these rows and their weights")
 
     @torch.no_grad()
     def _validate(self) -> None:
@@ -262,8 +267,8 @@ class Trainer:
         if latest.is_file():
             state = json.loads(latest.read_text(encoding="utf-8"))
             if state["world"] != self.world:
-                raise XalignError(f"{latest}: written by {state['world']} processes, this run has {self.world}; repeat with as many, or "
-                                  f"delete {self.checkpoints} to start over")
+                raise XalignError(f"{latest}: written by {state['world']} processes, this run has {self.world}; "
+                                  f"repeat with as many, or delete {self.checkpoints} to start over")
             self.engine.load_checkpoint(str(self.checkpoints), tag=state.pop("tag"))
             self.state = state
         if self.rank == 0 and log.is_file():

@@ -17,6 +17,7 @@ from typing import Any
 from xalign.languages import LANGUAGES
 
 KINDS = ("capital", "language", "currency", "city")
+RULES = 1  # raise it when the code of this folder makes other facts, items or pairs of the same names
 TEST_SHARE = 0.7
 PLACES_A_TERRITORY = 20
 # No answer is gold in more than a quarter of a relation's test items: always giving it then earns chance.
@@ -47,11 +48,14 @@ class Fact:
     split: str
 
 
-def versions() -> dict[str, str]:
-    """The packages that decide the facts, for stage keys."""
+@lru_cache(maxsize=None)
+def versions() -> dict[str, Any]:
+    """What decides the facts and their wording, for stage keys: packages, templates, and the rules of this folder."""
     from importlib.metadata import version
+    from pathlib import Path
 
-    return {"babel": version("babel"), "countryinfo": version("countryinfo")}
+    templates = hashlib.sha256(Path(__file__).with_name("templates.yaml").read_bytes()).hexdigest()[:16]
+    return {"babel": version("babel"), "countryinfo": version("countryinfo"), "templates": templates, "rules": RULES}
 
 
 def chance(*parts: object) -> float:

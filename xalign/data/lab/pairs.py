@@ -79,20 +79,26 @@ def _measure(rng: Random, split: str) -> tuple[str, Callable[[str], str]]:
             return f"measure/{value}/{unit}", lambda lang: _unit(lang, value, unit)
 
 
-def _terms_of(split: str, kind: str) -> list[str]:
-    """Terms for phrases: entities are split like everything else, so that phrase tests hold unseen values."""
-    return [t for t in term_ids(kind) if _held_out("term", t) == split]
+@lru_cache(maxsize=None)
+def _terms_of(split: str, kind: str) -> tuple[str, ...]:
+    """Terms for phrases. The facts' own names are in every training set (see `name_lists`), so tests hold the others."""
+    entities = set(_entities(kind))
+    return tuple(t for t in term_ids(kind) if (_held_out("term", t) == "test" and t not in entities) == (split == "test"))
+
+
+def _kinds_of(split: str) -> list[str]:
+    return [kind for kind in NAMED if len(_terms_of(split, kind)) >= 8]
 
 
 def _listing(rng: Random, split: str) -> tuple[str, Callable[[str], str]]:
     # Only names of one kind stand together: a country beside its city would be a fact.
-    kind = rng.choice(NAMED)
+    kind = rng.choice(_kinds_of(split))
     picked = rng.sample(_terms_of(split, kind), rng.choice((2, 3, 4)))
     return f"list/{'+'.join(picked)}", lambda lang: _list(lang, [terms(lang)[kind][t] for t in picked])
 
 
 def _name(rng: Random, split: str) -> tuple[str, Callable[[str], str]]:
-    kind = rng.choice(NAMED)
+    kind = rng.choice(_kinds_of(split))
     term = rng.choice(_terms_of(split, kind))
     return f"name/{term}", lambda lang: terms(lang)[kind][term]
 

@@ -1,0 +1,101 @@
+"""Parallel text for SDRRL's D_mt and D_comp: ``pairs.jsonl`` with {id, src, tgt, kind}, training split only."""
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from xalign.assets import home_assistant_stage
+from xalign.cache import Artifact, Stage, file_sha256
+from xalign.config import ConfigError, Node, Run, XalignError, within
+from xalign.data.examples import write_jsonl
+from xalign.data.lab.pairs import Pair, name_lists, phrases, sentences
+
+
+def _write(folder: Path, pairs: list[Pair]) -> Mapping[str, Any]:
+    write_jsonl(folder / "pairs.jsonl", pairs)
+    return {"pairs": len(pairs), **Counter(p.kind for p in pairs)}
+
+
+@dataclass(frozen=True)
+class LabParallel(Node):
+    """Translated sentences, CLDR phrases and lists of the entities' names (names of test entities too, never their facts)."""
+
+    sentences: int = within(200, 0)
+    phrases: int = within(200, 0, 20_000)
+    name_passes: float = within(3.0, 0, 100)
+
+    def check_run(self, run: Run) -> None:
+        """Raise ConfigError if nothing is asked for."""
+        if not (self.sentences or self.phrases or self.name_passes):
+            raise ConfigError("parallel: sentences, phrases and name_passes are all 0; to train without parallel text set method.parallel=false")
+
+    def stage(self, run: Run, lang: str) -> Stage:
+        """Pairs source-`lang`; the seed picks the sentences and phrases and shuffles the lists."""
+        from xalign.data.lab.facts import versions
+
+        source, seed = run.source, run.seed
+
+        def work(folder: Path, inputs: list[Artifact]) -> Mapping[str, Any]:
+            rows: list[Pair] = []
+            if inputs:
+                rows = sentences(inputs[0].path, source, lang, "train")
+                Random(f"sentences {seed}").shuffle(rows)
+            rows = rows[: self.sentences]
+            rows += phrases(source, lang, "train", self.phrases, seed) + name_lists(source, lang, self.name_passes, seed)
+            return _write(folder, rows)
+
+        params = {"parallel": "lab", "source": source, "lang": lang, "sentences": self.sentences, "phrases": self.phrases,
+                  "name_passes": self.name_passes, "seed": seed, **versions()}
+        return Stage("parallel", 1, params, work, inputs=(home_assistant_stage(),) if self.sentences else (), seconds=3,
+                     label=f"lab parallel text {source}-{lang}")
+
+
+@dataclass(frozen=True)
+class FileParallel(Node):
+    """A folder with one ``<iso3>.txt`` a language, aligned line by line (NTREX's shape)."""
+
+    path: str = ""
+    pairs: int = within(1000, 1)
+
+    def check_run(self, run: Run) -> None:
+        """Raise ConfigError unless the files of the source and of every target language are there."""
+        if not self.path:
+            raise ConfigError("parallel.path: names no folder; give the folder with <iso3>.txt files as parallel.path=DIR")
+        for lang in (run.source, *run.lang):
+            self._file(lang)
+
+    def _file(self, lang: str) -> Path:
+        path = Path(self.path).expanduser() / f"{lang}.txt"
+        if not path.is_file():
+            raise ConfigError(f"parallel.path={self.path}: has no {lang}.txt; it needs one aligned file a language")
+        return path
+
+    def stage(self, run: Run, lang: str) -> Stage:
+        """`pairs` aligned lines, picked by the seed; lines that are empty on either side are left out."""
+        paths, source, seed = (self._file(run.source), self._file(lang)), run.source, run.seed
+
+        def work(folder: Path, inputs: list[Artifact]) -> Mapping[str, Any]:
+            left, right = (_lines(path) for path in paths)
+            if len(left) != len(right):
+                raise XalignError(f"{paths[1]}: has {len(right)} lines but {paths[0].name} has {len(left)}; the files must be aligned line by line")
+            rows = [Pair(f"line/{i}", a, b, "sentence") for i, (a, b) in enumerate(zip(left, right), 1) if a and b]
+            if not rows:
+                raise XalignError(f"{paths[1]}: holds no line that is filled on both sides")
+            Random(f"lines {seed}").shuffle(rows)
+            return _write(folder, rows[: self.pairs])
+
+        params = {"parallel": "files", "source": source, "lang": lang, "sha256": [file_sha256(p) for p in paths],
+                  "pairs": self.pairs, "seed": seed}
+        return Stage("parallel", 1, params, work, seconds=1, label=f"parallel text {source}-{lang}")
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise XalignError(f"{path}: not UTF-8 ({e.reason} at byte {e.start}); convert the file to UTF-8") from None
+    return [line.strip() for line in text.removesuffix("\n").split("\n")]
