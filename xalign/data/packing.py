@@ -103,7 +103,7 @@ def common_prefix(rows: Sequence[Row]) -> int:
     if len(rows) < 2:
         return 0
     low, high = min(r.ids for r in rows), max(r.ids for r in rows)  # the extremes share what all share
-    n = next((i for i, (a, b) in enumerate(zip(low, high)) if a != b), min(len(low), len(high)))
+    n = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
     return min(n, min(r.n_prompt for r in rows) - 1)
 
 
@@ -117,7 +117,7 @@ def pack(rows: Sequence[Row]) -> Batch:
     segments, weights = [PREFIX] * prefix, [0.0] * prefix
     where = torch.zeros(len(rows), max(own), dtype=torch.long)
     back: list[int] = []
-    for s, (r, n) in enumerate(zip(rows, own)):
+    for s, (r, n) in enumerate(zip(rows, own, strict=True)):
         where[s, :n] = torch.arange(len(ids), len(ids) + n)
         back += range(s * where.shape[1], s * where.shape[1] + n)
         row_labels, row_weights = _supervise(r)

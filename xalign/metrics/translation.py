@@ -59,7 +59,7 @@ class _Corpus(Metric):
         boot = len(predictions) > 1
         got = self.corpus.corpus_score(list(predictions), [list(references)], n_bootstrap=RESAMPLES if boot else 1)
         # sacrebleu gives half the width of the 95 % interval
-        return Score(got.score, got._ci / 1.96 if boot else None, len(predictions), self.signature)
+        return Score(float(got.score), float(got._ci) / 1.96 if boot else None, len(predictions), self.signature)
 
 
 class BLEU(_Corpus):

@@ -31,7 +31,8 @@ def packed_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tenso
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     for extra in ("softcap", "s_aux"):
         if kwargs.get(extra) is not None:
-            raise ConfigError(f"trainer.packing=true: the model's attention uses {extra}, which SDPA lacks; set trainer.packing=false")
+            raise ConfigError(f"trainer.packing=true: the model's attention uses {extra}, which SDPA lacks; "
+                              "set trainer.packing=false")
     window = kwargs.get("sliding_window")
     if window and layout.mask.shape[-1] > window:
         raise ConfigError(f"trainer.packing=true: a row of {layout.mask.shape[-1]} tokens exceeds the model's sliding window of "

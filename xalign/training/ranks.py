@@ -6,6 +6,7 @@ train, it sends the job to the others, and all of them run it. So the cache has 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -55,10 +56,8 @@ def serve() -> None:
     from xalign.training.stage import run_job
 
     while (job := share(None)) is not None:
-        try:
+        with suppress(XalignError):  # every process meets the same error; process 0 reports it
             run_job(job)
-        except XalignError:
-            pass  # every process meets the same error; process 0 reports it
 
 
 def release() -> None:

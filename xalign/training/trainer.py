@@ -185,8 +185,9 @@ class Trainer:
         norm = float(norm if self.clips else engine.get_global_grad_norm())
         self._require_finite([norm], [rows], f"gradient in step {step + 1}")
         self.state["computed"] += int(totals[len(bins)])
+        more = {n: v / targets for n, v in zip(sorted(logs), totals[len(bins) + 2:], strict=True)}
         record = {"step": step + 1, "epoch": round((step + 1) / self.per_epoch, 4), "loss": sum(totals[:len(bins)]) / targets,
-                  **{n: v / targets for n, v in zip(sorted(logs), totals[len(bins) + 2:])}, "lr": lr, "grad_norm": norm}
+                  **more, "lr": lr, "grad_norm": norm}
         return record, totals[len(bins) + 1] > 0
 
     def _total(self, values: torch.Tensor) -> list[float]:
@@ -196,7 +197,7 @@ class Trainer:
         return values.tolist()
 
     def _require_finite(self, values: list[float], bins: list[list[Row]], what: str) -> None:
-        bad = [r.id for v, rows in zip(values, bins) if not math.isfinite(v) for r in rows]
+        bad = [r.id for v, rows in zip(values, bins, strict=True) if not math.isfinite(v) for r in rows]
         if bad:
             shown = ", ".join(bad[:8]) + (f" and {len(bad) - 8} more" if len(bad) > 8 else "")
             raise XalignError(f"trainer: the {what} is not finite, rows {shown}; lower trainer.lr (now {self.lr:.2g}), "
@@ -216,7 +217,7 @@ class Trainer:
         self.engine.train()
         targets = sum(r.targets for r in self.valid)
         totals = self._total(torch.tensor([sums[n] for n in sorted(sums)], dtype=torch.float64))
-        means = {f"valid_{n}": v / targets for n, v in zip(sorted(sums), totals)}
+        means = {f"valid_{n}": v / targets for n, v in zip(sorted(sums), totals, strict=True)}
         loss, state = means["valid_loss"], self.state
         best = state["best"] is None or loss < state["best"]
         if best:
