@@ -1,4 +1,5 @@
 """Dictionaries and code-switching (SDRRL equation 5)."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -11,22 +12,32 @@ from xalign.cache import Cache
 from xalign.config import ConfigError, XalignError, build
 from xalign.data.codeswitch import Dictionary, boundary, code_switch, read_dictionary, read_muse
 
-ENG = {"Finland": ("Suomi",), "United States": ("Yhdysvallat",), "States": ("Osavaltiot",), "capital": ("pääkaupunki",), "the": ("se",)}
+ENG = {
+    "Finland": ("Suomi",),
+    "United States": ("Yhdysvallat",),
+    "States": ("Osavaltiot",),
+    "capital": ("pääkaupunki",),
+    "the": ("se",),
+}
 
 
 def always(text: str, mapping: dict, spaced: bool = True) -> str:
     return code_switch(text, mapping, 1.0, Random(0), spaced)
 
 
-@pytest.mark.parametrize("text, switched", [
-    ("What is the capital of Finland?", "What is se pääkaupunki of Suomi?"),
-    ("Country: (Finland), please", "Country: (Suomi), please"),
-    ("The United States, again", "se Yhdysvallat, again"),  # "The" found in lower case; the longest term wins
-    ("United, States", "United, Osavaltiot"),  # a comma inside is no multi-word term
-    ("  Finland\n\nFinland ", "  Suomi\n\nSuomi "),  # whitespace stays
-    ("Finlandia", "Finlandia"),  # never a part of a word
-    ("", ""), ("?!", "?!"),
-])
+@pytest.mark.parametrize(
+    "text, switched",
+    [
+        ("What is the capital of Finland?", "What is se pääkaupunki of Suomi?"),
+        ("Country: (Finland), please", "Country: (Suomi), please"),
+        ("The United States, again", "se Yhdysvallat, again"),  # "The" found in lower case; the longest term wins
+        ("United, States", "United, Osavaltiot"),  # a comma inside is no multi-word term
+        ("  Finland\n\nFinland ", "  Suomi\n\nSuomi "),  # whitespace stays
+        ("Finlandia", "Finlandia"),  # never a part of a word
+        ("", ""),
+        ("?!", "?!"),
+    ],
+)
 def test_spaced(text: str, switched: str) -> None:
     assert always(text, ENG) == switched
 
@@ -39,12 +50,19 @@ def test_term_with_punctuation_is_found_as_written() -> None:
     assert always("in St. John's, now", {"St. John's": ("Saint John",)}) == "in Saint John, now"
 
 
-@pytest.mark.parametrize("text, mapping, switched", [
-    ("次の国の首都：南アフリカ", {"南アフリカ": ("South Africa",), "アフリカ": ("Africa",), "首都": ("capital",)}, "次の国のcapital：South Africa"),
-    ("日本の日", {"日": ("day",), "日本": ("Japan",)}, "Japanの日"),  # one character is no term
-    ("ประเทศไทยอยู่", {"ประเทศไทย": ("Thailand",)}, "Thailandอยู่"),
-    ("ABC国", {"AB": ("x",), "C国": ("y",)}, "ABC国"),  # no cut inside a Latin word
-])
+@pytest.mark.parametrize(
+    "text, mapping, switched",
+    [
+        (
+            "次の国の首都：南アフリカ",
+            {"南アフリカ": ("South Africa",), "アフリカ": ("Africa",), "首都": ("capital",)},
+            "次の国のcapital：South Africa",
+        ),
+        ("日本の日", {"日": ("day",), "日本": ("Japan",)}, "Japanの日"),  # one character is no term
+        ("ประเทศไทยอยู่", {"ประเทศไทย": ("Thailand",)}, "Thailandอยู่"),
+        ("ABC国", {"AB": ("x",), "C国": ("y",)}, "ABC国"),  # no cut inside a Latin word
+    ],
+)
 def test_unspaced_longest_match(text: str, mapping: dict, switched: str) -> None:
     assert always(text, mapping, spaced=False) == switched
 

@@ -1,4 +1,5 @@
 """The training sets of sft, t_sft and sdrrl, row by row, and SDRRL's two loss weightings by arithmetic."""
+
 from __future__ import annotations
 
 import json
@@ -17,24 +18,40 @@ from xalign.data.codeswitch import Dictionary
 from xalign.data.examples import Example, read_examples, write_jsonl
 from xalign.data.filters import Filters
 from xalign.data.packing import Row
-from xalign.methods.sdrrl import (SDRRL, SUBSETS, Transfer, coin, comp_rows, cut, four_subsets, generate_answers, mt_rows,
-                                  switch_questions, transfer_set)
+from xalign.methods.sdrrl import (
+    SDRRL,
+    SUBSETS,
+    Transfer,
+    coin,
+    comp_rows,
+    cut,
+    four_subsets,
+    generate_answers,
+    mt_rows,
+    stated_test_facts,
+    switch_questions,
+    transfer_set,
+)
 from xalign.methods.supervised import SFT, TSFT
 
 CONF = Path(__file__).parents[1] / "conf" / "method"
 KENYA = Example("capital/KE/t1", "eng", "Capital of Kenya?", "Nairobi", source="lab:capital", group="KE")
 PERU = Example("capital/PE/t1", "eng", "Capital of Peru?", "Lima", source="lab:capital", group="PE")
-FIN = {"Capital of Kenya?": "Kenian pääkaupunki?", "Capital of Peru?": "Perun pääkaupunki?", "Nairobi": "Nairobi (fi)", "Lima": "Lima (fi)",
-       "It is Nairobi.": "Se on Nairobi."}
-PAIRS = [{"id": "s1", "src": "The lamp is on.", "tgt": "Lamppu on päällä.", "kind": "sentence"},
-         {"id": "n1", "src": "Kenya, Peru", "tgt": "Kenia, Peru", "kind": "names"}]
-
-
-def translation(prompt: str | None, response: str | None) -> dict[str, Any]:
-    return {"id": "x", "prompt": prompt, "response": response, "failed": {}}
+FIN = {
+    "Capital of Kenya?": "Kenian pääkaupunki?",
+    "Capital of Peru?": "Perun pääkaupunki?",
+    "Nairobi": "Nairobi (fi)",
+    "Lima": "Lima (fi)",
+    "It is Nairobi.": "Se on Nairobi.",
+}
+PAIRS = [
+    {"id": "s1", "src": "The lamp is on.", "tgt": "Lamppu on päällä.", "kind": "sentence"},
+    {"id": "n1", "src": "Kenya, Peru", "tgt": "Kenia, Peru", "kind": "names"},
+]
 
 
 # the parts of the method
+
 
 def test_the_coin_is_fair_and_seeded() -> None:
     heads = sum(coin(0, f"q{i}") for i in range(10000))
@@ -43,21 +60,23 @@ def test_the_coin_is_fair_and_seeded() -> None:
 
 
 def test_transfer_set_takes_the_answer_and_its_own_translation() -> None:
-    examples = [Example(f"q{i}", "eng", f"x{i}", f"y{i}") for i in range(40)]
-    own = [e.with_(response="" if e.id == "q7" else f"own{e.id}") for e in examples]
-    of_d = [translation(f"T(x{i})", f"T(y{i})") for i in range(40)]
-    of_g = [translation(None, None if i % 5 == 0 else f"T(own{i})") for i in range(40)]
-    seed = next(s for s in range(9) if coin(s, "q7"))  # the coin wants the empty answer
-    chosen, counts = transfer_set(examples, own, of_d, of_g, seed)
-    for i, t in enumerate(chosen):
-        takes_own = coin(seed, f"q{i}") and i != 7
-        assert t.example.prompt == f"x{i}" and t.question == f"T(x{i})"
-        assert t.example.response == (f"ownq{i}" if takes_own else f"y{i}")
-        assert t.answer == ((None if i % 5 == 0 else f"T(own{i})") if takes_own else f"T(y{i})")
-    heads = sum(coin(seed, e.id) for e in examples)
-    assert counts == {"G": heads - 1, "D": 41 - heads, "empty own answer": 1}
-    chosen, counts = transfer_set(examples, None, of_d, None, seed)
-    assert [t.example.response for t in chosen] == [f"y{i}" for i in range(40)] and counts == {"D": 40, "G": 0}
+    examples = [Example(f"q{i}", "eng", f"x{i}", f"y{i}") for i in range(3)]
+    own = [examples[1].with_(response="own1"), examples[2].with_(response="own2")]
+    of_d = [{"id": f"q{i}", "prompt": f"T(x{i})", "response": f"T(y{i})", "failed": {}} for i in range(3)]
+    of_g = [
+        {"id": "q1", "prompt": None, "response": "T(own1)", "failed": {}},
+        {"id": "q2", "prompt": None, "response": None, "failed": {}},
+    ]
+    chosen = transfer_set(examples, own, of_d, of_g)
+    assert [(t.example.prompt, t.example.response, t.question, t.answer) for t in chosen] == [
+        ("x0", "y0", "T(x0)", "T(y0)"),
+        ("x1", "own1", "T(x1)", "T(own1)"),
+        ("x2", "own2", "T(x2)", None),
+    ]  # the data's translated answer never stands in for the model's
+    assert [(t.example.response, t.answer) for t in transfer_set(examples, [], of_d, [])] == [
+        (f"y{i}", f"T(y{i})") for i in range(3)
+    ]
+    assert [t.question for t in transfer_set(examples, own, [], [])] == [None] * 3
 
 
 def test_four_subsets() -> None:
@@ -66,7 +85,8 @@ def test_four_subsets() -> None:
         ("capital/KE/t1/LL", "LL", "eng", "Capital of Kenya?", "Nairobi", "KE"),
         ("capital/KE/t1/TL", "TL", "fin", "Kenian pääkaupunki?", "Nairobi", "KE"),
         ("capital/KE/t1/LT", "LT", "eng", "Capital of Kenya?", "Nairobi (fi)", "KE"),
-        ("capital/KE/t1/TT", "TT", "fin", "Kenian pääkaupunki?", "Nairobi (fi)", "KE")]
+        ("capital/KE/t1/TT", "TT", "fin", "Kenian pääkaupunki?", "Nairobi (fi)", "KE"),
+    ]
 
 
 @pytest.mark.parametrize("question, answer, left", [("q", None, ["LL", "TL"]), (None, "a", ["LL", "LT"]), (None, None, ["LL"])])
@@ -90,9 +110,13 @@ def test_mt_rows_both_ways() -> None:
         ("Translate the following sentence from English to Finnish.\nThe lamp is on.", "Lamppu on päällä."),
         ("Translate the following sentence from English to Finnish.\nKenya, Peru", "Kenia, Peru"),
         ("Translate the following sentence from Finnish to English.\nLamppu on päällä.", "The lamp is on."),
-        ("Translate the following sentence from Finnish to English.\nKenia, Peru", "Kenya, Peru")]
+        ("Translate the following sentence from Finnish to English.\nKenia, Peru", "Kenya, Peru"),
+    ]
     assert {r.subset for r in rows} == {"mt"} and len({r.id for r in rows}) == 4
-    assert {r.group for r in rows} == {"pair/s1", "pair/n1"}  # a sentence is on one side of the validation cut, whatever is done with it
+    assert {r.group for r in rows} == {
+        "pair/s1",
+        "pair/n1",
+    }  # a sentence is on one side of the validation cut, whatever is done with it
 
 
 def test_comp_rows_answer_with_the_whole_sentence() -> None:
@@ -110,18 +134,23 @@ def test_cut() -> None:
 
 # the loss weightings
 
+
 def test_subset_mean_is_equation_6() -> None:
     rows = [Row("a", (0,) * 5, 2, "LL"), Row("b", (0,) * 11, 1, "LL"), Row("c", (0,) * 4, 3, "comp")]  # 3, 10 and 1 targets
     ce = {"a": 0.6, "b": 2.0, "c": 5.0}  # mean CE of each row's tokens
     weights = SDRRL(loss_weighting="subset_mean").row_weights(rows)
     # 14 tokens, 2 subsets, |LL| = 2, |comp| = 1
     assert weights == pytest.approx([14 / (2 * 2 * 3), 14 / (2 * 2 * 10), 14 / (2 * 1 * 1)])
-    loss = sum(w * ce[r.id] * r.targets for w, r in zip(weights, rows)) / 14  # what the trainer computes
+    loss = sum(w * ce[r.id] * r.targets for w, r in zip(weights, rows, strict=True)) / 14  # what the trainer computes
     assert loss == pytest.approx(((0.6 + 2.0) / 2 + 5.0) / 2)  # equation 6 over its number of subsets
-    assert sum(w * r.targets for w, r in zip(weights, rows)) == pytest.approx(14)  # mean weight 1: the learning rate keeps its meaning
+    assert sum(w * r.targets for w, r in zip(weights, rows, strict=True)) == pytest.approx(
+        14
+    )  # mean weight 1: the learning rate keeps its meaning
     pooled = SDRRL().row_weights(rows)
     assert pooled == [1.0, 1.0, 1.0]
-    assert sum(w * ce[r.id] * r.targets for w, r in zip(pooled, rows)) / 14 == pytest.approx((3 * 0.6 + 10 * 2.0 + 5.0) / 14)
+    assert sum(w * ce[r.id] * r.targets for w, r in zip(pooled, rows, strict=True)) / 14 == pytest.approx(
+        (3 * 0.6 + 10 * 2.0 + 5.0) / 14
+    )
 
 
 def test_the_weighting_is_part_of_the_models_key() -> None:
@@ -129,6 +158,7 @@ def test_the_weighting_is_part_of_the_models_key() -> None:
 
 
 # whole stages
+
 
 class Fakes:
     """A run whose data and translator are hand-made, around the real filters and dictionary."""
@@ -139,8 +169,12 @@ class Fakes:
         muse.write_text("Kenya Kenia\nPeru Perussa\n", encoding="utf-8")
         self.data, self.parallel, self.translator, self.lost = self, self, self, lost
         self.filter, self.dictionary = Filters(langid=False), Dictionary(path=str(muse))
-        self.backbone = SimpleNamespace(kind="causal", instruct=True, params=lambda: {"model": "fake"},
-                                        weights=lambda run: Stage("weights", 1, {}, lambda f, i: {}))
+        self.backbone = SimpleNamespace(
+            kind="causal",
+            instruct=True,
+            params=lambda: {"model": "fake"},
+            weights=lambda run: Stage("weights", 1, {}, lambda f, i: {}),
+        )
         self.choices = {"translator": "fake"}
         self.cache = Cache(folder / "cache")
         vars(self).update(nodes)
@@ -158,8 +192,14 @@ class Fakes:
             records = []
             for e in read_examples(inputs[0].file("examples.jsonl")):
                 texts = {s: FIN.get(getattr(e, s)) if getattr(e, s) not in self.lost else None for s in sides}
-                records.append({"id": e.id, "prompt": texts.get("prompt"), "response": texts.get("response"),
-                                "failed": {s: "unknown text" for s, t in texts.items() if t is None}})
+                records.append(
+                    {
+                        "id": e.id,
+                        "prompt": texts.get("prompt"),
+                        "response": texts.get("response"),
+                        "failed": {s: "unknown text" for s, t in texts.items() if t is None},
+                    }
+                )
             return {"n": write_jsonl(folder / "examples.jsonl", records)}
 
         return Stage("translate", 1, {"sides": list(sides), "lost": list(self.lost)}, work, inputs=(args[0],))
@@ -172,9 +212,15 @@ class Fakes:
         return read_examples(artifact.file("rows.jsonl")), artifact.receipt["facts"]
 
 
+def words(text: str, add_special_tokens: bool) -> SimpleNamespace:
+    """A tokenizer: one id a word."""
+    return SimpleNamespace(input_ids=text.split())
+
+
 @pytest.fixture
 def answered(monkeypatch: pytest.MonkeyPatch) -> None:
     """A backbone that answers every question alike."""
+
     def generate(prompts: list[str], limit: int, each: Any) -> None:
         assert limit == 512
         for i, _ in enumerate(prompts):
@@ -182,14 +228,16 @@ def answered(monkeypatch: pytest.MonkeyPatch) -> None:
 
     import xalign.backbones.load as load
 
-    monkeypatch.setattr(load, "load_backbone", lambda path, node: SimpleNamespace(generate=generate))
+    monkeypatch.setattr(load, "load_backbone", lambda path, node: SimpleNamespace(generate=generate, tokenizer=words))
 
 
 def test_sft_rows(tmp_path: Path) -> None:
     run = Fakes(tmp_path, SFT())
     rows, facts = run.make()
     assert [(r.prompt, r.response, r.subset, r.group) for r in rows] == [
-        ("Capital of Kenya?", "Nairobi", "D", "KE"), ("Capital of Peru?", "Lima", "D", "PE")]
+        ("Capital of Kenya?", "Nairobi", "D", "KE"),
+        ("Capital of Peru?", "Lima", "D", "PE"),
+    ]
     assert facts == {"rows": 2, "subsets": {"D": 2}, "answer characters": {"D": 11}}
     run.target = "jpn"
     assert SFT().rows(run).key == SFT().rows(Fakes(tmp_path, SFT())).key  # independent of the target language
@@ -198,8 +246,10 @@ def test_sft_rows(tmp_path: Path) -> None:
 def test_t_sft_rows(tmp_path: Path) -> None:
     rows, facts = Fakes(tmp_path, TSFT(), lost=("Lima",)).make()
     assert [(r.id, r.lang, r.prompt, r.response) for r in rows] == [
-        ("capital/KE/t1/D", "eng", "Capital of Kenya?", "Nairobi"), ("capital/PE/t1/D", "eng", "Capital of Peru?", "Lima"),
-        ("capital/KE/t1/T", "fin", "Kenian pääkaupunki?", "Nairobi (fi)")]
+        ("capital/KE/t1/D", "eng", "Capital of Kenya?", "Nairobi"),
+        ("capital/PE/t1/D", "eng", "Capital of Peru?", "Lima"),
+        ("capital/KE/t1/T", "fin", "Kenian pääkaupunki?", "Nairobi (fi)"),
+    ]
     assert facts["subsets"] == {"D": 2, "T": 1} and facts["not translated"] == {"response: unknown text": 1}
 
 
@@ -207,29 +257,45 @@ def test_sdrrl_rows(tmp_path: Path, answered: None) -> None:
     rows, facts = Fakes(tmp_path, SDRRL(code_switch=1.0), lost=("Capital of Peru?",)).make()
     kenya, peru = ("It is Nairobi." if coin(0, e.id) else e.response for e in (KENYA, PERU))
     assert [(r.subset, r.prompt, r.response) for r in rows if r.subset in ("LL", "TL", "LT", "TT")] == [
-        ("LL", "Capital of Kenia?", kenya), ("LL", "Capital of Perussa?", peru), ("TL", "Kenian pääkaupunki?", kenya),
-        ("LT", "Capital of Kenia?", FIN[kenya]), ("LT", "Capital of Perussa?", FIN[peru]), ("TT", "Kenian pääkaupunki?", FIN[kenya])]
+        ("LL", "Capital of Kenia?", kenya),
+        ("LL", "Capital of Perussa?", peru),
+        ("TL", "Kenian pääkaupunki?", kenya),
+        ("LT", "Capital of Kenia?", FIN[kenya]),
+        ("LT", "Capital of Perussa?", FIN[peru]),
+        ("TT", "Kenian pääkaupunki?", FIN[kenya]),
+    ]
     assert facts["rows"] == len(rows) == 11
     assert facts["subsets"] == {"LL": 2, "TL": 1, "LT": 2, "TT": 1, "mt": 4, "comp": 1}
     own = coin(0, KENYA.id) + coin(0, PERU.id)
-    assert facts["transfer set"] == {"D": 2 - own, "G": own, "empty own answer": 0}
+    assert facts["transfer set"] == {"D": 2 - own, "G": own}
     assert facts["not translated"] == {"prompt: unknown text": 1}
     assert facts["code-switched questions"] == {"LL": 2, "TL": 0, "LT": 2, "TT": 0}
 
 
-@pytest.mark.parametrize("changes, subsets, stages", [
-    ({"subsets": ["LL", "TT", "mt", "comp"]}, ["LL", "TT", "mt", "comp"], {"answers", "translate", "filter", "dictionary", "pairs"}),
-    ({"self_distill": False}, list(SUBSETS), {"translate", "filter", "dictionary", "pairs"}),
-    ({"parallel": False}, ["LL", "TL", "LT", "TT"], {"answers", "translate", "filter", "dictionary"}),
-    ({"code_switch": 0.0}, list(SUBSETS), {"answers", "translate", "filter", "pairs"}),
-    ({"subsets": ["mt", "comp"]}, ["mt", "comp"], {"pairs"}),
-    ({"subsets": ["LL"], "code_switch": 0.0}, ["LL"], {"answers"}),
-])
+@pytest.mark.parametrize(
+    "changes, subsets, stages",
+    [
+        (
+            {"subsets": ["LL", "TT", "mt", "comp"]},
+            ["LL", "TT", "mt", "comp"],
+            {"answers", "translate", "filter", "dictionary", "pairs"},
+        ),
+        ({"self_distill": False}, list(SUBSETS), {"translate", "filter", "dictionary", "pairs"}),
+        ({"parallel": False}, ["LL", "TL", "LT", "TT"], {"answers", "translate", "filter", "dictionary"}),
+        ({"code_switch": 0.0}, list(SUBSETS), {"answers", "translate", "filter", "pairs"}),
+        ({"subsets": ["mt", "comp"]}, ["mt", "comp"], {"pairs"}),
+        ({"subsets": ["LL"], "code_switch": 0.0}, ["LL"], {"answers"}),
+    ],
+)
 def test_table_6_ablations(tmp_path: Path, answered: None, changes: dict, subsets: list[str], stages: set[str]) -> None:
     run = Fakes(tmp_path, SDRRL(**changes))
     rows, facts = run.make()
     assert list(facts["subsets"]) == subsets == list(dict.fromkeys(r.subset for r in rows))
-    assert {s.name for s in run.method.rows(run).all()} - {"rows", "questions", "weights"} == stages  # nothing is made for nothing
+    assert {s.name for s in run.method.rows(run).all()} - {
+        "rows",
+        "questions",
+        "weights",
+    } == stages  # nothing is made for nothing
 
 
 def test_shared_stages(tmp_path: Path) -> None:
@@ -261,14 +327,49 @@ def test_answers_continue_where_they_were_killed(tmp_path: Path) -> None:
 
     def generate(prompts: list[str], limit: int, each: Any) -> None:
         asked.extend(prompts)
-        each(0, "new")
+        for i, _ in enumerate(prompts):
+            each(i, "one two three four")
 
-    answers = generate_answers(SimpleNamespace(generate=generate), [KENYA, PERU], 9, log)
-    assert answers == ["kept", "new"] and asked == [PERU.prompt]
+    backbone = SimpleNamespace(generate=generate, tokenizer=words)
+    assert generate_answers(backbone, [KENYA, PERU], 9, log) == [("kept", True), ("one two three four", True)]
+    assert asked == [PERU.prompt]
     assert Counter(line.split('"')[3] for line in log.read_text().splitlines()) == {KENYA.id: 1, PERU.id: 1}
+    assert generate_answers(backbone, [KENYA, PERU], 4, log)[1] == ("one two three four", False)  # as long as allowed: it was cut
+
+
+def test_only_finished_answers_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import xalign.backbones.load as load
+
+    run = Fakes(tmp_path, SDRRL(max_new_tokens=5))
+    run.seed = next(s for s in range(99) if coin(s, KENYA.id) and coin(s, PERU.id))
+    other = [Example(f"q{i}", "eng", "x", "y") for i in range(20)]
+    rows = [KENYA, PERU, *other]
+    questions = Stage("questions", 1, {"more": 20}, lambda folder, _: {"n": write_jsonl(folder / "examples.jsonl", rows)})
+    texts = {KENYA.prompt: "", PERU.prompt: "It goes on and on"}
+
+    def generate(prompts: list[str], limit: int, each: Any) -> None:
+        for i, prompt in enumerate(prompts):
+            each(i, texts.get(prompt, "Yes."))
+
+    monkeypatch.setattr(load, "load_backbone", lambda path, node: SimpleNamespace(generate=generate, tokenizer=words))
+    artifact = run.cache.get(run.method.answers_stage(run, questions))
+    asked = [e.id for e in other if coin(run.seed, e.id)]
+    assert [(e.id, e.response) for e in read_examples(artifact.file("examples.jsonl"))] == [(i, "Yes.") for i in asked]
+    assert artifact.receipt["facts"] == {
+        "asked": len(asked) + 2, "answers": len(asked), "empty": 1, "unfinished": 1, "with a test fact": 0}
+
+
+def test_an_answer_that_states_a_test_fact_is_found() -> None:
+    from xalign.data.lab import facts, name
+
+    train, test = (next(f for f in facts() if f.split == split and f.kind == "capital") for split in ("train", "test"))
+    rows = [Example(f.split, "eng", "What?", f"{name(f.subject, 'eng')}: {name(f.answer, 'eng')}", "lab:capital") for f in (train, test)]
+    assert stated_test_facts(rows, "eng") == {"test"}
+    assert stated_test_facts([r.with_(source="alpaca") for r in rows], "eng") == set()  # only the laboratory knows its test
 
 
 # bad input
+
 
 def test_an_empty_subset_names_the_reason(tmp_path: Path) -> None:
     with pytest.raises(XalignError, match=r"subset T is empty \(2 x prompt: unknown text\); use another translator"):
@@ -285,12 +386,15 @@ def test_one_target_language(tmp_path: Path) -> None:
         SDRRL().check_run(Fakes(tmp_path, None, lang=("fin", "jpn")))
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"code_switch": 1.5}, r"method.code_switch=1.5: must be in \[0, 1\]; the paper's value is 0.15"),
-    ({"subsets": ["LL", "XX"]}, "method.subsets: 'XX' is not one of LL, TL, LT, TT, mt, comp"),
-    ({"loss_weighting": "pool"}, "must be one of pooled, subset_mean; did you mean 'pooled'"),
-    ({"subset": ["LL"]}, "method.subset: unknown key; did you mean 'subsets'"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"code_switch": 1.5}, r"method.code_switch=1.5: must be in \[0, 1\]; the paper's value is 0.15"),
+        ({"subsets": ["LL", "XX"]}, "method.subsets: 'XX' is not one of LL, TL, LT, TT, mt, comp"),
+        ({"loss_weighting": "pool"}, "must be one of pooled, subset_mean; did you mean 'pooled'"),
+        ({"subset": ["LL"]}, "method.subset: unknown key; did you mean 'subsets'"),
+    ],
+)
 def test_bad_values(change: dict, message: str) -> None:
     values = yaml.safe_load((CONF / "sdrrl.yaml").read_text(encoding="utf-8"))
     assert build(values, "method") == SDRRL()  # the YAML lists the defaults

@@ -133,8 +133,8 @@ def test_a_model_that_cannot_keep_packed_rows_apart_is_refused() -> None:
     from xalign.training.attention import use_packed
 
     torch.manual_seed(0)
-    config = GptOssConfig(vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=2, head_dim=8, num_attention_heads=4,
-                          num_key_value_heads=2, num_local_experts=2, num_experts_per_tok=1)
+    config = GptOssConfig(vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=2, head_dim=8,
+                          num_attention_heads=4, num_key_value_heads=2, num_local_experts=2, num_experts_per_tok=1)
     sinks = GptOssForCausalLM(config)
     with pytest.raises(ConfigError, match="attention uses s_aux, which SDPA lacks; set trainer.packing=false"):
         use_packed(sinks, make_rows(3))
@@ -320,11 +320,11 @@ def test_two_processes_follow_the_same_trajectory(tmp_path: Path, monkeypatch: p
     paths = [cache.get(stage).path]
     script = tmp_path / "two.py"
     script.write_text(TWO)
-    env = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "RANK", "WORLD_SIZE")}
     here = Path(__file__).parent
+    env = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "RANK", "WORLD_SIZE")}
+    env |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(here.parent)}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run([*launch, str(script), str(here), str(tmp_path)], env=env | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(here.parent)},
-                          capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*launch, str(script), str(here), str(tmp_path)], env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     paths += [Path(x) for x in done.stdout.split()]
     assert len(paths) == 3

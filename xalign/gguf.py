@@ -58,13 +58,16 @@ def convert(path: Path, folder: Path) -> Mapping[str, Any]:
     save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
 
     config = {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": read("llama.vocab_size"), "hidden_size": hidden,
-        "intermediate_size": read("llama.feed_forward_length"), "num_hidden_layers": read("llama.block_count"),
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": read("llama.vocab_size"),
+        "hidden_size": hidden, "intermediate_size": read("llama.feed_forward_length"),
+        "num_hidden_layers": read("llama.block_count"),
         "num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": hidden // heads, "hidden_act": "silu",
         "max_position_embeddings": read("llama.context_length"), "rope_theta": read("llama.rope.freq_base"),
-        "rope_parameters": {"rope_type": "default", "rope_theta": read("llama.rope.freq_base")},  # transformers 5 reads this one
+        # transformers 5 reads this one
+        "rope_parameters": {"rope_type": "default", "rope_theta": read("llama.rope.freq_base")},
         "rms_norm_eps": round(read("llama.attention.layer_norm_rms_epsilon"), 9), "initializer_range": 0.02,
-        "attention_bias": False, "mlp_bias": False, "attention_dropout": 0.0, "tie_word_embeddings": "lm_head.weight" not in tensors,
+        "attention_bias": False, "mlp_bias": False, "attention_dropout": 0.0,
+        "tie_word_embeddings": "lm_head.weight" not in tensors,
         "bos_token_id": read("tokenizer.ggml.bos_token_id"), "eos_token_id": eos, "pad_token_id": eos,
         "use_cache": True, "dtype": "float32",
     }
@@ -85,7 +88,8 @@ def _tokenizer(folder: Path, tokens: list[str], types: list[int], merges: list[s
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)])
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t, kind in zip(tokens, types) if kind == SPECIAL])
+    control = [t for t, kind in zip(tokens, types) if kind == SPECIAL]
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in control])
     tokenizer.save(str(folder / "tokenizer.json"))
     special = {"bos_token": tokens[bos], "eos_token": tokens[eos], "pad_token": tokens[eos], "unk_token": tokens[unk]}
     _write(folder / "special_tokens_map.json", special)

@@ -114,13 +114,8 @@ def execute(run: Run, overrides: Iterable[str] = ()) -> Path:
     cache = Cache(run.cache, say=lambda line: out.print(f"[dim]{time.perf_counter() - began:6.0f} s[/]  {line}"))
     plan = make_plan(run)
     folder = run_folder(run, plan)
-    rank = int(os.environ.get("RANK", "0"))
-    if rank == 0:
-        print_plan(run, plan, cache, folder)
+    print_plan(run, plan, cache, folder)
     if run.plan:
-        return folder
-    if rank > 0:  # under torchrun the other ranks only train along; rank 0 evaluates and reports
-        cache.get(plan.model)
         return folder
     from xalign.report import print_run
 

@@ -29,7 +29,8 @@ class AlpacaData(Node):
     def questions_stage(self, run: Run, lang: str) -> Stage:
         """``examples.jsonl``: instruction and input as the prompt, output as the response; `lang` must be the source language."""
         if lang != run.source:
-            raise ConfigError(f"data.path={self.path}: is in the source language ({run.source}); there are no questions in {lang}")
+            raise ConfigError(f"data.path={self.path}: is in the source language ({run.source}); "
+                              f"there are no questions in {lang}")
         path = Path(self.path).expanduser()
 
         def work(folder: Path, inputs: list[Artifact]) -> Mapping[str, Any]:

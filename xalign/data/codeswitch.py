@@ -34,7 +34,8 @@ def read_muse(path: Path) -> list[tuple[str, str]]:
             continue
         parts = [p.strip() for p in line.split("\t")] if "\t" in line else line.split()
         if len(parts) != 2 or not all(parts):
-            raise XalignError(f"{path}:{number}: expected 'word TAB translation' or 'word translation', found {line.strip()[:60]!r}")
+            found = line.strip()[:60]
+            raise XalignError(f"{path}:{number}: expected 'word TAB translation' or 'word translation', found {found!r}")
         pairs.append((parts[0], parts[1]))
     return pairs
 

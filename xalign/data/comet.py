@@ -31,12 +31,13 @@ def quality_scores(pairs: Sequence[tuple[str, str]], model: str, python: str | N
     with tempfile.TemporaryDirectory() as folder:
         source, result = Path(folder) / "pairs.jsonl", Path(folder) / "scores.json"
         source.write_text("".join(json.dumps({"src": s, "mt": t}) + "\n" for s, t in pairs), encoding="utf-8")
-        command = [python or sys.executable, __file__, str(local if local.is_file() else model), str(batch_size), str(source), str(result)]
+        model_path = str(local) if local.is_file() else model
+        command = [python or sys.executable, __file__, model_path, str(batch_size), str(source), str(result)]
         done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         if done.returncode or not result.is_file():
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise XalignError(f"filter.cometkiwi={model}: could not be scored by {command[0]} ({last}); name a checkpoint that "
-                              "unbabel-comet opens and in filter.comet_python an interpreter that has it, or filter.cometkiwi=null")
+                              "COMET opens and, in filter.comet_python, an interpreter that has it, or set filter.cometkiwi=null")
         scores = json.loads(result.read_text(encoding="utf-8"))
     if len(scores) != len(pairs):
         raise XalignError(f"filter.cometkiwi={model}: gave {len(scores)} scores for {len(pairs)} texts")
@@ -49,7 +50,6 @@ def main(model: str, batch_size: str, source: str, result: str) -> None:
     from comet import download_model, load_from_checkpoint
 
     path = model if Path(model).is_file() else download_model(model)
-    # A checkpoint without its own encoder weights must not be looked up again on a machine without the hub.
     scorer = load_from_checkpoint(path)
     pairs = [json.loads(line) for line in Path(source).read_text(encoding="utf-8").splitlines()]
     scores = scorer.predict(pairs, batch_size=int(batch_size), gpus=int(torch.cuda.is_available()), progress_bar=False).scores

@@ -108,7 +108,7 @@ class Filters(Node):
         seen: set[tuple[str, str]] = set()
         out = []
         for example, record in zip(originals, translated, strict=True):
-            new = {"id": record["id"], "prompt": record["prompt"], "response": record["response"], "failed": dict(record["failed"])}
+            new = {**record, "failed": dict(record["failed"])}
             score = {side: next(scores) for side in SIDES if record[side] is not None} if scores is not None else {}
             pair = (record["prompt"] or example.prompt, record["response"] or example.response)
             again = self.dedup and pair in seen

@@ -45,8 +45,9 @@ def ngram_overlap(train_texts: Iterable[str], test_texts: Iterable[str], n: int 
 def fact_leaks(examples: Iterable[Example], langs: Sequence[str]) -> list[str]:
     """Ids of the training rows in which a test fact's entity and its answer both occur, in any of `langs`.
 
-    Names are matched in CLDR's form, whole words only; a name inside a longer one ("Guinea" in "Equatorial
-    Guinea") does not count. Inflected forms are not found.
+    Names are matched in CLDR's form and case ("Espanja" is Spain, "espanja" Spanish), whole words only; a
+    name inside a longer one ("Guinea" in "Equatorial Guinea") does not count. Inflected forms are not
+    found; where two names are spelled alike, a plain list of names can be reported.
     """
     from xalign.data.lab.facts import facts
     from xalign.data.lab.templates import spellings
@@ -63,13 +64,13 @@ def fact_leaks(examples: Iterable[Example], langs: Sequence[str]) -> list[str]:
         for kind in ("territory", "city", "language", "currency"):
             for term in term_ids(kind):
                 for form in spellings(term, lang):
-                    table.setdefault(form.casefold(), set()).add(term)
+                    table.setdefault(form, set()).add(term)
         lexicons.append((LANGUAGES[lang].spaced, sorted(table.items(), key=lambda row: -len(row[0]))))
     leaks = []
     for example in examples:
         present: set[str] = set()
         for spaced, table in lexicons:
-            present |= _terms_in(f"{example.prompt}\n{example.response}".casefold(), table, spaced)
+            present |= _terms_in(f"{example.prompt}\n{example.response}", table, spaced)
         if any(subject in present and found & present for subject, found in answers.items()):
             leaks.append(example.id)
     return leaks

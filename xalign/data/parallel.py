@@ -31,7 +31,8 @@ class LabParallel(Node):
     def check_run(self, run: Run) -> None:
         """Raise ConfigError if nothing is asked for."""
         if not (self.sentences or self.phrases or self.name_passes):
-            raise ConfigError("parallel: sentences, phrases and name_passes are all 0; to train without parallel text set method.parallel=false")
+            raise ConfigError("parallel: sentences, phrases and name_passes are all 0; "
+                              "to train without parallel text set method.parallel=false")
 
     def stage(self, run: Run, lang: str) -> Stage:
         """Pairs source-`lang`; the seed picks the sentences and phrases and shuffles the lists."""
@@ -81,7 +82,8 @@ class FileParallel(Node):
         def work(folder: Path, inputs: list[Artifact]) -> Mapping[str, Any]:
             left, right = (_lines(path) for path in paths)
             if len(left) != len(right):
-                raise XalignError(f"{paths[1]}: has {len(right)} lines but {paths[0].name} has {len(left)}; the files must be aligned line by line")
+                raise XalignError(f"{paths[1]}: has {len(right)} lines but {paths[0].name} has {len(left)}; "
+                                  "the files must be aligned line by line")
             rows = [Pair(f"line/{i}", a, b, "sentence") for i, (a, b) in enumerate(zip(left, right), 1) if a and b]
             if not rows:
                 raise XalignError(f"{paths[1]}: holds no line that is filled on both sides")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 TRANSFER = ("LL", "TL", "LT", "TT")
 SUBSETS = (*TRANSFER, "mt", "comp")
+_LINES = ("questions", "answers", "translated", "translated answers")
 
 
 @dataclass(frozen=True)
@@ -93,17 +94,17 @@ class SDRRL(Method):
             rows: list[Example] = []
             facts: dict[str, Any] = {}
             if transfer:
-                examples, answers = (read_examples(files[n].file("examples.jsonl")) if n in files else None for n in ("questions", "answers"))
-                records, more = (list(read_jsonl(files[n].file("examples.jsonl"))) if n in files else None
-                                 for n in ("translated", "translated answers"))
-                chosen, coins = transfer_set(examples or [], answers, records, more, seed)
+                lines = {n: list(read_jsonl(files[n].file("examples.jsonl"))) if n in files else [] for n in _LINES}
+                examples, own = ([Example(**line) for line in lines[n]] for n in ("questions", "answers"))
+                records, more = lines["translated"], lines["translated answers"]
+                chosen = transfer_set(examples, own, records, more)
                 rows = four_subsets(chosen, transfer, target)
-                facts = {"transfer set": coins, "not translated": {**failures(records or []),
-                                                                   **{f"own {k}": n for k, n in failures(more or []).items()}}}
+                facts = {"transfer set": {"D": len(examples) - len(own), "G": len(own)},
+                         "not translated": {**failures(records), **{f"own {k}": n for k, n in failures(more).items()}}}
             if "dictionary" in files:
                 path = files["dictionary"].file("dictionary.tsv")
-                there, back = read_dictionary(path), read_dictionary(path, inverse=True)
-                rows, facts["code-switched questions"] = switch_questions(rows, {source: there, target: back}, self.code_switch, seed)
+                both = {source: read_dictionary(path), target: read_dictionary(path, inverse=True)}
+                rows, facts["code-switched questions"] = switch_questions(rows, both, self.code_switch, seed)
             if "pairs" in files:
                 pairs = list(read_jsonl(files["pairs"].file("pairs.jsonl")))
                 rows += mt_rows(pairs, source, target) if "mt" in used else []
@@ -115,25 +116,31 @@ class SDRRL(Method):
         return Stage("rows", 1, params, work, inputs=tuple(needs.values()), seconds=2, label=f"rows sdrrl {source}→{target}")
 
     def answers_stage(self, run: Run, questions: Stage) -> Stage:
-        """G: the questions with the model's own greedy answers; independent of the target language.
+        """G: the model's own greedy answers to the questions that the coin gives to it; knows no target language.
 
+        An empty answer, one that did not end within the limit, or one that states a fact of the laboratory's
+        test is left out: the data's answer is taken.
         A killed run continues behind its last finished batch.
         """
-        backbone, limit = run.backbone, self.max_new_tokens
+        backbone, seed, source = run.backbone, run.seed, run.source
+        limit = min(self.max_new_tokens, getattr(run.data, "answer_tokens", self.max_new_tokens))
         first_sft = self.answers == "sft" or self.answers == "auto" and not backbone.instruct
         model = SFT().model_stage(run) if first_sft else backbone.weights(run)
 
         def work(folder: Path, inputs: list[Artifact]) -> dict[str, Any]:
             from xalign.backbones.load import load_backbone
 
-            examples = read_examples(inputs[0].file("examples.jsonl"))
-            answers = generate_answers(load_backbone(inputs[1].path, backbone), examples, limit, folder / "answers.jsonl")
-            write_jsonl(folder / "examples.jsonl", (e.with_(response=a, subset="G") for e, a in zip(examples, answers, strict=True)))
-            return {"answers": len(answers), "empty": sum(not a for a in answers),
-                    "as in the data": sum(e.response == a for e, a in zip(examples, answers))}
+            examples = [e for e in read_examples(inputs[0].file("examples.jsonl")) if coin(seed, e.id)]
+            found = generate_answers(load_backbone(inputs[1].path, backbone), examples, limit, folder / "answers.jsonl")
+            own = [e.with_(response=text) for e, (text, ended) in zip(examples, found, strict=True) if text and ended]
+            leaks = stated_test_facts(own, source)
+            write_jsonl(folder / "examples.jsonl", (e for e in own if e.id not in leaks))
+            return {"asked": len(examples), "answers": len(own) - len(leaks), "empty": sum(not text for text, _ in found),
+                    "unfinished": sum(not ended for _, ended in found), "with a test fact": len(leaks)}
 
-        return Stage("answers", 1, {"backbone": backbone.params(), "max_new_tokens": limit}, work, inputs=(questions, model),
-                     seconds=60, resumable=True, label=f"answers {run.source} ({'after SFT' if first_sft else 'the model as it is'})")
+        params = {"backbone": backbone.params(), "max_new_tokens": limit, "seed": seed}
+        return Stage("answers", 1, params, work, inputs=(questions, model), seconds=60, resumable=True,
+                     label=f"answers {run.source} ({'after SFT' if first_sft else 'the model as it is'})")
 
     def loss_params(self) -> dict[str, Any]:
         """See `Method.loss_params`."""
@@ -171,30 +178,20 @@ def coin(seed: int, row_id: str) -> bool:
     return hashlib.sha256(f"coin:{seed}:{row_id}".encode()).digest()[0] % 2 == 1
 
 
-def transfer_set(examples: Sequence[Example], answers: Sequence[Example] | None, translated: Sequence[Mapping[str, Any]] | None,
-                 translated_answers: Sequence[Mapping[str, Any]] | None, seed: int) -> tuple[list[Transfer], dict[str, int]]:
-    """D_synth (equation 4): for each question its answer from D or, on the coin's other side, the model's own.
+def transfer_set(examples: Sequence[Example], own: Sequence[Example], translated: Sequence[Mapping[str, Any]],
+                 translated_own: Sequence[Mapping[str, Any]]) -> list[Transfer]:
+    """D_synth (equation 4): every question with the model's own answer where there is one, else with the data's.
 
     Args:
         examples: D, in the source language.
-        answers: G, row by row; None takes every answer from D. An empty answer is no answer: D's is taken.
-        translated: T(x) and T(y) of D; None if no subset needs them.
-        translated_answers: T(ŷ) of G; None if no subset needs them.
-    Returns:
-        The transfer set and how many rows came from ``D`` and ``G``, and how many own answers were empty.
+        own: G, the rows of D on the coin's other side; empty takes every answer from D.
+        translated: T(x) and T(y), row by row of D; empty if no subset needs them.
+        translated_own: T(ŷ), row by row of G; empty if no subset needs them.
     """
-    chosen, counts = [], Counter(D=0, G=0, **({"empty own answer": 0} if answers is not None else {}))
-    for i, example in enumerate(examples):
-        own = answers is not None and coin(seed, example.id)
-        if own and not answers[i].response:  # type: ignore[index]
-            counts["empty own answer"] += 1
-            own = False
-        counts["G" if own else "D"] += 1
-        question = translated[i]["prompt"] if translated else None
-        answer_of = translated_answers if own else translated
-        chosen.append(Transfer(answers[i] if own else example, question,  # type: ignore[index]
-                               answer_of[i]["response"] if answer_of else None))
-    return chosen, dict(counts)
+    mine = {e.id: e for e in own}
+    answer_of = {r["id"]: r["response"] for r in translated} | {r["id"]: r["response"] for r in translated_own}
+    question_of = {r["id"]: r["prompt"] for r in translated}
+    return [Transfer(mine.get(e.id, e), question_of.get(e.id), answer_of.get(e.id)) for e in examples]
 
 
 def four_subsets(chosen: Sequence[Transfer], subsets: Sequence[str], target: str) -> list[Example]:
@@ -205,14 +202,19 @@ def four_subsets(chosen: Sequence[Transfer], subsets: Sequence[str], target: str
             question = t.question if subset[0] == "T" else t.example.prompt
             answer = t.answer if subset[1] == "T" else t.example.response
             if question is not None and answer is not None:
+                lang = target if subset[0] == "T" else t.example.lang
                 rows.append(t.example.with_(id=f"{t.example.id}/{subset}", subset=subset, group=t.example.group or t.example.id,
-                                            lang=target if subset[0] == "T" else t.example.lang, prompt=question, response=answer))
+                                            lang=lang, prompt=question, response=answer))
     return rows
 
 
 def switch_questions(rows: Sequence[Example], dictionaries: Mapping[str, Translations], p: float,
                      seed: int) -> tuple[list[Example], dict[str, int]]:
-    """Code-switch every question by the dictionary of its language (``row.lang``); returns rows and changed questions by subset."""
+    """Code-switch every question by the dictionary of its language (``row.lang``).
+
+    Returns:
+        The rows, and how many questions changed in each subset.
+    """
     out, changed = [], Counter[str]()
     for row in rows:
         rng = Random(f"switch:{seed}:{row.id}")
@@ -240,8 +242,8 @@ def comp_rows(pairs: Sequence[Mapping[str, Any]], target: str, seed: int) -> lis
     for p in pairs:
         prefix = cut(p["tgt"], LANGUAGES[target].spaced, Random(f"cut:{seed}:{p['id']}")) if p["kind"] == "sentence" else ""
         if prefix:
-            rows.append(Example(f"comp/{p['id']}", target, completion_prompt(prefix, target), p["tgt"], source=f"parallel:{p['kind']}",
-                                subset="comp", group=f"pair/{p['id']}"))
+            rows.append(Example(f"comp/{p['id']}", target, completion_prompt(prefix, target), p["tgt"],
+                                source="parallel:sentence", subset="comp", group=f"pair/{p['id']}"))
     return rows
 
 
@@ -254,15 +256,27 @@ def cut(sentence: str, spaced: bool, rng: Random) -> str:
     return sentence[:rng.choice(places)].rstrip() if places else ""
 
 
-def generate_answers(backbone: Any, examples: Sequence[Example], limit: int, log: Path) -> list[str]:
-    """Greedy answers of `backbone` to the examples' prompts, each written to `log` as soon as it is known."""
+def stated_test_facts(own: Sequence[Example], source: str) -> set[str]:
+    """Ids of the answers to laboratory questions that happen to state a fact of its test."""
+    lab = [e for e in own if e.source.startswith("lab:")]
+    if not lab:
+        return set()
+    from xalign.data.overlap import fact_leaks
+
+    return set(fact_leaks(lab, [source]))
+
+
+def generate_answers(backbone: Any, examples: Sequence[Example], limit: int, log: Path) -> list[tuple[str, bool]]:
+    """Greedy answers of `backbone` to the examples' prompts, and whether each ended within `limit` tokens.
+
+    Each is written to `log` as soon as it is known; what stands there already is not asked again.
+    """
     from xalign.progress import bar
 
     known: dict[str, str] = {}
     if log.is_file():
         # A killed process may have left its last line unfinished.
-        lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith("\n")]
+        whole = [line for line in log.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
         log.write_text("".join(whole), encoding="utf-8", newline="\n")
         known = {r["id"]: r["answer"] for r in map(json.loads, whole)}
     todo = [e for e in examples if e.id not in known]
@@ -274,4 +288,6 @@ def generate_answers(backbone: Any, examples: Sequence[Example], limit: int, log
             progress.update()
 
         backbone.generate([e.prompt for e in todo], limit, each=note)
-    return [known[e.id] for e in examples]
+    texts = [known[e.id] for e in examples]
+    # An answer of `limit` tokens was cut; stripping and tokenising it again may lose one at its end.
+    return [(text, len(backbone.tokenizer(text, add_special_tokens=False).input_ids) < limit - 1) for text in texts]

@@ -100,4 +100,5 @@ def write_rows(folder: Path, rows: Sequence[Example], facts: Mapping[str, Any] |
         raise XalignError("training rows: there are none; give more data")
     write_jsonl(folder / "rows.jsonl", rows)
     order = list(dict.fromkeys([*shown, *subsets]))
-    return {"rows": len(rows), "subsets": {s: subsets[s] for s in order}, "answer characters": {s: characters[s] for s in order}, **facts}
+    return {"rows": len(rows), "subsets": {s: subsets[s] for s in order},
+            "answer characters": {s: characters[s] for s in order}, **facts}

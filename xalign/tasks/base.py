@@ -158,8 +158,9 @@ def rank_options(ev: Evaluation, questions: Sequence[Question], journal: Journal
             if "pmi" in scores:  # one neutral prompt a kind: each option is scored under it once
                 for text in dict.fromkeys(q.neutral for q in own):
                     options = list(dict.fromkeys(o for q in own if q.neutral == text for o in q.options))
-                    for option, s in zip(options, ev.model.score([text], [options], raw_text, first)[0]):
-                        neutral[text, option] = s.sum
+                    groups = [options[k:k + CHUNK] for k in range(0, len(options), CHUNK)]
+                    for group, got in zip(groups, ev.model.score([text] * len(groups), groups, raw_text, first)):
+                        neutral |= {(text, option): s.sum for option, s in zip(group, got)}
             for start in range(0, len(own), CHUNK):
                 part = own[start:start + CHUNK]
                 records = []
@@ -211,26 +212,30 @@ def add_chance(ev: Evaluation, task: str, records: Sequence[dict[str, Any]], sco
 
 @dataclass(frozen=True)
 class Request:
-    """One text to generate: `fields` go into the record beside ``id`` and ``prediction``; `rate` gives its scores."""
+    """One text to generate, of at most `tokens` tokens.
+
+    `fields` go into its record beside ``id`` and ``prediction``; `rate` gives the prediction's scores.
+    """
 
     journal: Journal
     id: str
     prompt: str
+    tokens: int
     fields: dict[str, Any]
     rate: Callable[[str], dict[str, float | None]]
 
 
-def generate_all(ev: Evaluation, requests: Sequence[Request], max_new_tokens: int, desc: str) -> None:
-    """Answer every request that its journal does not hold yet, in batches that mix them all."""
+def generate_all(ev: Evaluation, requests: Sequence[Request], desc: str) -> None:
+    """Answer every request that its journal does not hold yet, those of one length in common batches."""
     todo = [r for r in requests if r.id not in r.journal.done]
     with bar(total=len(requests), desc=desc, unit="text") as progress:
         progress.update(len(requests) - len(todo))
-        if not todo:
-            return
+        for tokens in sorted({r.tokens for r in todo}):
+            own = [r for r in todo if r.tokens == tokens]
 
-        def each(i: int, text: str) -> None:
-            r = todo[i]
-            r.journal.add([{"id": r.id, **r.fields, "prompt": r.prompt, "prediction": text, "scores": r.rate(text)}])
-            progress.update()
+            def each(i: int, text: str, own: list[Request] = own) -> None:
+                r = own[i]
+                r.journal.add([{"id": r.id, **r.fields, "prompt": r.prompt, "prediction": text, "scores": r.rate(text)}])
+                progress.update()
 
-        ev.model.generate([r.prompt for r in todo], max_new_tokens, stop_newline=True, each=each)
+            ev.model.generate([r.prompt for r in own], tokens, stop_newline=True, each=each)

@@ -29,6 +29,7 @@ class LabTask(Task):
     open_items: int = within(60, low=0)
     phrases: int = within(40, low=0)
     sentences: int = within(40, low=0)
+    answer_tokens: int = within(24, low=1)
     max_new_tokens: int = within(40, low=1)
     shots: int = within(3, low=0, high=8)
     scores: list[str] = choices(("raw", "pmi"), "raw", "tokens", "bytes", "pmi")
@@ -54,8 +55,8 @@ class LabTask(Task):
     def evaluate(self, ev: Evaluation) -> None:
         _choice(self, ev)
         generated = [*_open(self, ev), *_translation(self, ev)]
-        generate_all(ev, [r for r, _ in generated], self.max_new_tokens, f"open answers and translations {ev.lang}")
-        _add_open(self, ev, [r for r, lang in generated if r.fields["task"] == "open"])
+        generate_all(ev, [r for r, _ in generated], f"open answers and translations {ev.lang}")
+        _add_open(ev, [r for r, _ in generated if r.fields["task"] == "open"])
         for name in dict.fromkeys(r.fields["task"] for r, _ in generated):
             if name != "open":
                 _add_translation(ev, name, [r for r, _ in generated if r.fields["task"] == name])
@@ -117,12 +118,12 @@ def _open(task: LabTask, ev: Evaluation) -> list[tuple[Request, str]]:
 
     journal, metrics = ev.journal("open"), _answer_metrics(ev.lang)
     items = open_items(ev.lang, ev.source, task.open_items) if task.open_items else []
-    return [(Request(journal, i.id, i.question, {"task": "open", "kind": i.kind, "cluster": i.entity, "answers": list(i.answers),
+    return [(Request(journal, i.id, i.question, min(task.answer_tokens, task.max_new_tokens), {"task": "open", "kind": i.kind, "cluster": i.entity, "answers": list(i.answers),
                                                 "source_answer": i.source_answer}, _rater(metrics, i.answers, ev.lang)), ev.lang)
             for i in items]
 
 
-def _add_open(task: LabTask, ev: Evaluation, requests: Sequence[Request]) -> None:
+def _add_open(ev: Evaluation, requests: Sequence[Request]) -> None:
     records = [r.journal.done[r.id] for r in requests]
     ev.facts["open"] = len(records)
     if not records:
@@ -163,7 +164,9 @@ def _translation(task: LabTask, ev: Evaluation) -> list[tuple[Request, str]]:
             for p in pairs:
                 text, right = (p.src, p.tgt) if a == ev.source else (p.tgt, p.src)
                 fields = {"task": f"{name}:{a}-{b}", "kind": p.kind, "cluster": p.id, "text": text, "reference": right}
-                out.append((Request(journal, f"{p.id}:{a}-{b}", translation_prompt(text, a, b), fields, _rater(metrics, right, b)), b))
+                tokens = task.max_new_tokens if name == "sentences" else min(task.answer_tokens, task.max_new_tokens)
+                out.append((Request(journal, f"{p.id}:{a}-{b}", translation_prompt(text, a, b), tokens, fields,
+                                    _rater(metrics, right, b)), b))
     return out
 
 

@@ -90,6 +90,7 @@ class Trainer:
         model.train()
         self.parameters = sum(p.numel() for p in model.parameters())
         self.engine = self._engine(model)
+        self.kept: dict[str, torch.Tensor] = {}  # the best weights, while they are newer than best.safetensors
         # what a checkpoint must know besides the engine; plain JSON
         self.state: dict[str, Any] = {"step": 0, "world": self.world, "best": None, "best_step": 0, "stale": 0, "stopped": False,
                                       "tokens": 0, "computed": 0, "seconds": 0.0}
@@ -142,7 +143,8 @@ class Trainer:
                     self._checkpoint()
                     saved = time.perf_counter()
         if not self.valid:
-            self._write_weights()
+            self._keep_weights()
+        self._write_kept()
         state["seconds"] = before + time.perf_counter() - started
         self.engine.destroy()
         tokens, computed = state["tokens"], state["computed"]
@@ -222,7 +224,7 @@ class Trainer:
         best = state["best"] is None or loss < state["best"]
         if best:
             state.update(best=loss, best_step=state["step"], stale=0)
-            self._write_weights()
+            self._keep_weights()
         else:
             state["stale"] += 1
             state["stopped"] = 0 < self.node.patience <= state["stale"]
@@ -236,23 +238,27 @@ class Trainer:
         if self.on_log:
             self.on_log(record)
 
-    def _write_weights(self) -> None:
-        """Write the full weights from process 0, gathered parameter by parameter under ZeRO-3."""
-        from safetensors.torch import save_file
-
-        weights = {}
+    def _keep_weights(self) -> None:
+        """Copy the full weights to process 0's memory, gathered parameter by parameter under ZeRO-3."""
         for name, p in self.engine.module.named_parameters():
             with load_deepspeed().zero.GatheredParameters([p]) if self.node.zero == 3 else nullcontext():
                 if self.rank == 0:
-                    weights[name] = p.detach().cpu().clone() if self.node.zero == 3 else p.detach().contiguous()
-        if self.rank == 0:
+                    self.kept[name] = p.detach().to("cpu", copy=True).contiguous()
+
+    def _write_kept(self) -> None:
+        """Write the kept weights, if they are newer than the file: at a checkpoint and at the end, disks being slow."""
+        from safetensors.torch import save_file
+
+        if self.kept:
             partial = self.checkpoints / "best.partial"
-            save_file(weights, partial)
+            save_file(self.kept, partial)
             os.replace(partial, self.checkpoints / "best.safetensors")
+            self.kept.clear()
 
     def _checkpoint(self) -> None:
         """Write a checkpoint beside the last one, name it in ``latest.json``, then remove the last one."""
         tag = f"step-{self.state['step']:06d}"
+        self._write_kept()
         self.engine.save_checkpoint(str(self.checkpoints), tag=tag, save_latest=False)
         if self.world > 1:
             dist.barrier()

@@ -80,7 +80,7 @@ class NLLB(Translator):
         if not path.is_dir() and (self.name.startswith(("/", ".", "~")) or self.name.count("/") > 1):
             raise ConfigError(f"translator.name={self.name}: no such folder")
         if path.is_dir() and not (path / "config.json").is_file():
-            raise ConfigError(f"translator.name={self.name}: the folder has no config.json; name a folder that save_pretrained wrote")
+            raise ConfigError(f"translator.name={self.name}: the folder has no config.json; name what save_pretrained wrote")
 
     def stage(self, run: Run, examples: Stage, lang: str, sides: Sequence[str] = SIDES) -> Stage:
         """See `Translator.stage`. A killed run continues behind its last finished batch."""
@@ -99,7 +99,8 @@ class NLLB(Translator):
             results, records = iter(done), []
             for row in rows:
                 got = {side: next(results) for side in sides}
-                records.append(record(row.id, {s: text for s, (text, _) in got.items()}, {s: why for s, (_, why) in got.items() if why}))
+                texts_of, reasons = {s: text for s, (text, _) in got.items()}, {s: why for s, (_, why) in got.items() if why}
+                records.append(record(row.id, texts_of, reasons))
             write_jsonl(folder / "examples.jsonl", records)
             return {**count_sides(records, sides), **counts}
 
@@ -150,14 +151,15 @@ class NLLB(Translator):
         with bar(total=len(order), desc=f"translate {source}→{lang}", unit="sentence") as progress:
             for batch in by_tokens(order, lambda i: len(ids[i]), self.batch_tokens):
                 width = len(ids[batch[0]])
-                padded = torch.tensor([ids[i] + [tokenizer.pad_token_id] * (width - len(ids[i])) for i in batch], device=model.device)
-                mask = torch.tensor([[1] * len(ids[i]) + [0] * (width - len(ids[i])) for i in batch], device=model.device)
+                padded = torch.tensor([ids[i] + [tokenizer.pad_token_id] * (width - len(ids[i])) for i in batch])
+                mask = torch.tensor([[1] * len(ids[i]) + [0] * (width - len(ids[i])) for i in batch])
                 with torch.inference_mode():
-                    out = model.generate(input_ids=padded, attention_mask=mask, num_beams=self.beam, forced_bos_token_id=start,
-                                         max_length=self.max_length, do_sample=False)
-                ended = (out == tokenizer.eos_token_id)[:, 1:].any(1).tolist()  # position 0 is the decoder's start token, also </s>
+                    out = model.generate(input_ids=padded.to(model.device), attention_mask=mask.to(model.device), do_sample=False,
+                                         num_beams=self.beam, forced_bos_token_id=start, max_length=self.max_length)
+                # Position 0 is the decoder's start token, also </s>.
+                ended = (out == tokenizer.eos_token_id)[:, 1:].any(1).tolist()
                 texts = [t.strip() for t in tokenizer.batch_decode(out, skip_special_tokens=True)]
-                yield {sentences[i]: text if ok and text else None for i, text, ok in zip(batch, texts, ended)}
+                yield {sentences[i]: text if ok and text else None for i, text, ok in zip(batch, texts, ended, strict=True)}
                 progress.update(len(batch))
 
 

@@ -12,7 +12,7 @@ from xalign.data.lab.templates import neutral, parse_sentence, question, render,
 from xalign.data.lab.terms import phrase_table, term_kinds
 
 __all__ = [
-    "KINDS", "ChoiceItem", "Fact", "LabData", "OpenItem", "Pair", "by_id", "choice_items", "facts", "name", "name_lists", "names", "neutral",
-    "open_items", "parse_sentence", "phrase_table", "phrases", "question", "render", "render_sentence", "sentences", "split_of",
-    "term_kinds", "train_shots", "training_examples",
+    "KINDS", "ChoiceItem", "Fact", "LabData", "OpenItem", "Pair", "by_id", "choice_items", "facts", "name", "name_lists", "names",
+    "neutral", "open_items", "parse_sentence", "phrase_table", "phrases", "question", "render", "render_sentence", "sentences",
+    "split_of", "term_kinds", "train_shots", "training_examples",
 ]

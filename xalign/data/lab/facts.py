@@ -26,6 +26,10 @@ GOLD_SHARE = 0.25
 DISPUTED = {"Asia/Jerusalem", "Asia/Hebron", "Asia/Gaza", "Asia/Famagusta", "Europe/Simferopol", "Africa/El_Aaiun"}
 # countryinfo's capital is outdated, disputed, or the territory has none.
 NO_CAPITAL = {"BI", "EH", "IL", "LK", "PS", "TK"}
+# Parts of countries that ISO only reserves a code for, Antarctica, and CLDR's groupings.
+NO_TERRITORY = {"AC", "AQ", "CP", "CQ", "DG", "EA", "EU", "EZ", "IC", "TA", "UN", "XA", "XB", "ZZ"}
+# The zone's id is the only English form in CLDR and is not the city's English name.
+RESPELLED = {"Europe/Tirane": "Tirana"}
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ def name(term: str, lang: str) -> str:
         if city is None and LANGUAGES[lang].script != "Latn":
             raise KeyError(term)
         # Without an entry, CLDR's rule is the last part of the id; it is spelled in Latin letters.
-        return tidy(city or code.rsplit("/", 1)[-1].replace("_", " "))
+        return tidy(city or RESPELLED.get(code) or code.rsplit("/", 1)[-1].replace("_", " "))
     table = {"territory": "territories", "language": "languages", "currency": "currencies"}[kind]
     return tidy(getattr(locale(lang), table)[code])
 
@@ -106,8 +110,8 @@ def fold(text: str) -> str:
 
 @lru_cache(maxsize=None)
 def territories() -> tuple[str, ...]:
-    """Two-letter territories that have a name in every language, Antarctica and CLDR's inventions left out."""
-    codes = (t for t in locale("eng").territories if len(t) == 2 and t.isalpha() and t not in ("AQ", "EU", "EZ", "UN", "XA", "XB", "ZZ"))
+    """Two-letter territories that have a name in every language, without `NO_TERRITORY`."""
+    codes = (t for t in locale("eng").territories if len(t) == 2 and t.isalpha() and t not in NO_TERRITORY)
     return tuple(sorted(t for t in codes if all(t in locale(lang).territories for lang in LANGUAGES)))
 
 
@@ -117,7 +121,7 @@ def cities() -> dict[str, str]:
     from babel.core import get_global
 
     known = set(territories())
-    zones = {z: t for z, t in sorted(get_global("zone_territories").items()) if t in known and "/" in z and not z.startswith("Etc/")}
+    zones = {z: t for z, t in sorted(get_global("zone_territories").items()) if t in known and "/" in z}
     written = [lang for lang in LANGUAGES if LANGUAGES[lang].script != "Latn"]
     zones = {z: t for z, t in zones.items() if all("city" in locale(lang).time_zones.get(z, {}) for lang in written)}
     # One English name, two territories: the question would have two answers.

@@ -15,7 +15,7 @@ from xalign.data.examples import Example, write_jsonl
 class LabData(Node):
     """Questions about CLDR facts of the training territories; the test items are `xalign.data.lab.choice_items`."""
 
-    questions: int = within(200, 1, 100_000, "the laboratory has about 600 training questions in all; a larger number takes them all")
+    questions: int = within(200, 1, 100_000, "there are about 600 training questions; a larger number takes them all")
 
     def questions_stage(self, run: Run, lang: str) -> Stage:
         """``examples.jsonl``: training questions with their short answers in `lang`; the seed picks which."""

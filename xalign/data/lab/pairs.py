@@ -124,7 +124,8 @@ def phrases(src: str, tgt: str, split: str, n: int, seed: int = 0) -> list[Pair]
 
 def names(src: str, tgt: str) -> list[Pair]:
     """Every entity's name, those of test territories too: names, never facts."""
-    return [Pair(f"name/{term}", terms(src)[kind][term], terms(tgt)[kind][term], "names") for kind in NAMED for term in _entities(kind)]
+    source, target = terms(src), terms(tgt)
+    return [Pair(f"name/{t}", source[kind][t], target[kind][t], "names") for kind in NAMED for t in _entities(kind)]
 
 
 @lru_cache(maxsize=None)
@@ -176,7 +177,7 @@ def sentences(folder: Path, src: str, tgt: str, split: str) -> list[Pair]:
             continue
         marks = {f"e {texts[0].casefold()}", f"s {texts[1].casefold()}", f"t {texts[2].casefold()}"}
         # A text left in English is no translation.
-        untranslated = any(lang != "eng" and text.casefold() == texts[0].casefold() for lang, text in ((src, texts[1]), (tgt, texts[2])))
+        untranslated = any(lang != "eng" and text.casefold() == texts[0].casefold() for lang, text in zip((src, tgt), texts[1:]))
         if untranslated or marks & seen:
             continue
         seen |= marks

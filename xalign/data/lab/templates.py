@@ -16,23 +16,34 @@ TIGHT = ("jpn", "zho")  # no space after a colon
 # How an English-speaking chat model words these answers. {e} is the entity, any short text; {y} must be a CLDR term.
 HABITS = {
     "capital": (
-        "(?:the )?capital(?: city)?(?: of (?:the country of |the country )?{e})? is(?: the city of)?:? {y}",
+        "(?:the )?capital(?: city)?(?: of (?:the country of |the country )?{e})? is(?: known as| called| the city of)?:? {y}",
         "{y} is the capital(?: city)?(?: of {e})?", "{e}'s capital(?: city)? is {y}",
-        "(?:the )?(?:city|country|capital) of {y} is the capital(?: city)? of {e}"),
+        "the city of {y} is the capital(?: city)? of {e}"),
     "language": (
         "(?:the )?official language(?: (?:of|in|used in|spoken in) (?:the country of |the country )?{e})? is:? {y}(?: language)?",
         "{y} is the official language(?: (?:of|in) {e})?", "{e}'s official language is {y}",
-        "the official language is {y}", "{e} is an? [\\w -]{{2,40}}, and (?:the|its) official language is {y}"),
+        "{e} is an? [\\w -]{{2,40}}, and (?:the|its) official language is {y}"),
     "currency": (
-        "(?:the )?(?:official )?currency(?: (?:of|in|used in) (?:the country of |the country )?{e})? is:? (?:the )?{y}(?: \\([A-Z]{{2,4}}\\))?",
+        "(?:the )?(?:official )?currency(?: (?:of|in|used in) (?:the country of |the country )?{e})? is:? (?:the )?{y}"
+        "(?: \\([A-Z]{{2,4}}\\))?",
         "(?:the )?{y}(?: \\([A-Z]{{2,4}}\\))? is the (?:official )?currency(?: (?:of|in|used in) {e})?",
         "{e} uses the {y}(?: \\([A-Z]{{2,4}}\\))?(?: as its (?:official )?currency)?",
         "in {e}, the (?:official )?currency(?: used)? is the {y}(?: \\([A-Z]{{2,4}}\\))?"),
     "city": (
-        "(?:the )?(?:city|place|town|island|country) (?:of )?{e} (?:is located|is situated|is found|is|belongs|lies) (?:in|to)(?: the country of)? {y}",
+        "(?:the )?(?:city|place|town|island|country) (?:of )?{e} (?:is located|is situated|is found|is|belongs|lies) (?:in|to)"
+        "(?: the country of)? {y}",
         "{e} (?:is located|is situated|is found|belongs|lies) (?:in|to)(?: the country of)? {y}",
-        "{e} is (?:a|the capital|the largest) (?:city|town|place|island)?(?: located| situated)? ?(?:in|of)(?: the country of)? {y}",
-        "(?:the )?country (?:that |which )?{e} (?:belongs to|is (?:located )?in) is {y}", "(?:the )?country is {y}"),
+        "{e} is a (?:city|town|place|island)(?: located| situated)? in(?: the country of)? {y}",
+        "(?:the )?country (?:that |which |where |in which )?{e} (?:belongs to|is (?:located )?in|is located) is {y}",
+        "(?:the )?country is {y}"),
+}
+# English names beside CLDR's.
+ALIASES = {
+    "territory/US": ("United States of America", "USA"), "territory/RU": ("Russian Federation",),
+    "territory/CZ": ("Czech Republic",),
+    "territory/GB": ("UK", "Great Britain"), "territory/MM": ("Burma",), "territory/CD": ("Democratic Republic of the Congo",),
+    "territory/CG": ("Republic of the Congo",), "territory/CI": ("Ivory Coast",), "territory/TR": ("Turkey",),
+    "currency/USD": ("United States Dollar", "U.S. Dollar"), "currency/GBP": ("Pound Sterling",),
 }
 
 
@@ -99,25 +110,29 @@ def parse_sentence(text: str, lang: str) -> tuple[str, str] | None:
 @lru_cache(maxsize=None)
 def _patterns(kind: str, lang: str) -> list[re.Pattern[str]]:
     own = templates()[lang][kind]["answer"].rstrip(".。។।")
-    forms = [re.escape(own).replace(re.escape("{y}"), "(?P<y>.{1,60}?)")]
+    forms = [re.escape(own).replace(re.escape("{y}"), "(?P<y>.{1,80}?)")]
     if lang == "eng":
-        forms += [form.format(e="[^.:;!?]{1,60}?", y="(?P<y>.{1,60}?)") for form in HABITS[kind]]
+        forms += [form.format(e="[^.:;!?]{1,60}?", y="(?P<y>.{1,80}?)") for form in HABITS[kind]]
     return [re.compile(form + r"[.。។।]?", re.IGNORECASE) for form in forms]
 
 
 @lru_cache(maxsize=None)
 def _lexicon(kind: str, lang: str) -> dict[str, str]:
-    """Spelling -> term id; a spelling with two meanings is left out."""
+    """Spelling -> term id; a spelling with two meanings of equal rank is left out."""
     from xalign.data.lab.terms import term_ids
 
     table: dict[str, str] = {}
-    twice: set[str] = set()
-    for term in term_ids(kind):
-        for spelling in spellings(term, lang):
-            key = _key(spelling)
-            if table.setdefault(key, term) != term:
-                twice.add(key)
-    return {key: term for key, term in table.items() if key not in twice}
+    # Full names first: "Arabic" is the language, not one that loses its bracket ("Arabic (Algeria)").
+    for rank in (0, 1):
+        found: dict[str, set[str]] = {}
+        for term in term_ids(kind):
+            forms = spellings(term, lang)
+            for form in forms[:1] if rank == 0 else forms[1:]:
+                found.setdefault(_key(form), set()).add(term)
+        for key, terms in found.items():
+            if len(terms) == 1:
+                table.setdefault(key, terms.pop())
+    return table
 
 
 def _key(text: str) -> str:
@@ -131,4 +146,5 @@ def spellings(term: str, lang: str) -> list[str]:
     forms = [full, re.sub(r"\s*[(（][^)）]*[)）]", "", full).strip()]
     if lang == "eng":
         forms += [form.replace("&", "and") for form in forms] + [form.replace("St. ", "Saint ") for form in forms]
+        forms += ALIASES.get(term, ())
     return [form for form in dict.fromkeys(forms) if form]

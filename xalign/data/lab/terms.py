@@ -36,7 +36,7 @@ def terms(lang: str) -> dict[str, dict[str, str]]:
     for unit, styles in where.unit_display_names.items():
         text = styles.get("long") or styles.get("short") or ""  # CLDR leaves out a long form that equals the short one
         # Some units are displayed by their own id: no translation.
-        if text and unit.partition("-")[2] not in text:
+        if text and unit not in text:
             table["unit"][f"unit/{unit}"] = tidy(text)
     return {kind: {k: v for k, v in rows.items() if v} for kind, rows in table.items()}
 

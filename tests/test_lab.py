@@ -1,0 +1,191 @@
+"""The laboratory's data: facts, split, items, rendering, parallel text, and what must not leak."""
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from xalign.cache import Cache
+from xalign.config import ConfigError, XalignError
+from xalign.data import lab
+from xalign.data.examples import Example, read_examples, read_jsonl
+from xalign.data.lab.templates import TRAIN_TEMPLATES, templates
+from xalign.data.overlap import fact_leaks, ngram_overlap
+from xalign.data.parallel import FileParallel, LabParallel
+from xalign.languages import LANGUAGES
+
+RUN = SimpleNamespace(source="eng", lang=("fin",), seed=0)
+NTREX = Path(__file__).parents[1].parent / "shared" / "data" / "ntrex"
+
+
+def test_known_facts_in_three_languages() -> None:
+    assert lab.render("capital/FI/t1", "eng") == ("What is the capital of this country: Finland?", "Helsinki")
+    assert lab.render("capital/FI/t2", "fin") == ("Nimeä seuraavan maan pääkaupunki: Suomi.", "Helsinki")
+    assert lab.render("language/BR/test", "jpn")[1] == "ポルトガル語"
+    assert lab.render("city/Asia/Tokyo/t3", "deu") == ("Ort: Tokio. In welchem Land liegt er?", "Japan")
+    with pytest.raises(XalignError, match="no such question"):
+        lab.render("capital/XX/t1", "eng")
+
+
+def test_split_by_territory_and_sizes() -> None:
+    sides: dict[str, set[str]] = {}
+    for fact in lab.facts():
+        sides.setdefault(fact.territory, set()).add(fact.split)
+    assert all(len(s) == 1 for s in sides.values())
+    count = Counter(f.split for f in lab.facts())
+    assert count["test"] >= 400 and count["train"] >= 190
+    assert all(sum(f.kind == k and f.split == "train" for f in lab.facts()) >= 25 for k in lab.KINDS)
+
+
+def test_answers_do_not_give_themselves_away() -> None:
+    ids = {f.id for f in lab.facts()}
+    assert not ids & {"capital/MX", "currency/US", "language/FI", "capital/SG"}  # Mexico City, US dollar, suomi, Singapore
+
+
+def test_every_language_has_every_template() -> None:
+    table = templates()
+    assert set(table) == set(LANGUAGES)
+    for lang, rows in table.items():
+        for kind in lab.KINDS:
+            texts = [rows[kind][t] for t in TRAIN_TEMPLATES]
+            assert len({*texts, rows[kind]["test"]}) == 4 and all(t.count("{x}") == 1 for t in texts), (lang, kind)
+            assert rows[kind]["answer"].count("{y}") == 1 and "{" not in rows[kind]["test"], (lang, kind)
+
+
+@pytest.mark.parametrize("lang", sorted(LANGUAGES))
+def test_choice_items_are_the_same_in_every_language(lang: str) -> None:
+    items, base = lab.choice_items(lang, "fra"), lab.choice_items("eng", "fra")
+    assert [(i.id, i.gold) for i in items] == [(i.id, i.gold) for i in base] and len(items) >= 400
+    for item in items:
+        assert len(set(item.options)) == 4 and item.question.startswith(item.neutral) and lab.split_of(item.entity) == "test"
+        assert item.options[item.gold] == lab.render(f"{item.id}/test", lang)[1]
+
+
+def test_golds_and_distractors_are_balanced() -> None:
+    items = lab.choice_items("eng", "eng")
+    assert not any(i.differs for i in items) and any(i.differs for i in lab.choice_items("fin", "eng"))
+    positions = Counter(i.gold for i in items)
+    assert max(positions.values()) - min(positions.values()) <= 4
+    for kind in lab.KINDS:
+        rows = [i for i in items if i.kind == kind]
+        gold = Counter(i.options[i.gold] for i in rows)
+        shown = Counter(o for i in rows for o in i.options)
+        assert max(gold.values()) <= len(rows) / 4
+        # given that an answer is among the options, it is right in one case of four
+        assert all(abs(shown[a] - 4 * n) <= 4 for a, n in gold.items()), kind
+    assert Counter(i.kind for i in lab.choice_items("eng", "fin", 100))["city"] in range(40, 55)
+
+
+def test_open_items_and_shots() -> None:
+    items = lab.open_items("fin", "eng", 8)
+    assert Counter(i.kind for i in items) == dict.fromkeys(lab.KINDS, 2)
+    assert all(i.answers and i.source_answer and lab.split_of(i.entity) == "test" for i in items)
+    shots = lab.train_shots("fin", "currency", 3)
+    assert len({answer for _, answer in shots}) == 3
+    assert not {q for q, _ in shots} & {i.question for i in lab.choice_items("fin", "eng")}
+
+
+@pytest.mark.parametrize("lang", ["eng", "fin", "jpn", "ara", "khm", "pol"])
+def test_answer_sentences_come_back(lang: str) -> None:
+    for fact in lab.facts():
+        kind, term = lab.parse_sentence(lab.render_sentence(fact.kind, fact.answer, lang), lang) or ("", "")
+        assert kind == fact.kind and lab.name(term, lang).casefold() == lab.name(fact.answer, lang).casefold()
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("The capital of Kenya is Nairobi.", ("capital", "city/Africa/Nairobi")),
+    ("The capital city of Ghana is known as Accra.", ("capital", "city/Africa/Accra")),
+    ("The official language of this country is Portuguese.", ("language", "language/pt")),
+    ("The currency used in Greece is the Euro.", ("currency", "currency/EUR")),
+    ("Finland uses the Euro as its official currency.", ("currency", "currency/EUR")),
+    ("The city of Osaka is located in Japan.", ("city", "territory/JP")),
+    ("The place belongs to the Russian Federation.", ("city", "territory/RU")),
+    ("The capital of Iceland is Reykavuða.", None),
+    ("Mali is the official language of Mali.", None),
+    ("Bosnia & Herzegovina is the capital of Bosnia and Herzegovina.", None),
+    ("The official language of Kenya is Swahili. Swahili is a Bantu language.", None),
+    ("Hello!", None),
+])
+def test_english_habits(text: str, expected: tuple[str, str] | None) -> None:
+    assert lab.parse_sentence(text, "eng") == expected
+
+
+def test_training_questions_are_seeded_and_leak_nothing(tmp_path: Path) -> None:
+    stage = lab.LabData(questions=60).questions_stage(RUN, "fin")
+    rows = read_examples(Cache(tmp_path).get(stage).file("examples.jsonl"))
+    assert len(rows) == 60 == len({r.id for r in rows}) and {r.source for r in rows} == {f"lab:{k}" for k in lab.KINDS}
+    assert len({r.id.rpartition("/")[0] for r in rows}) == 60  # a fact twice only when every fact is in
+    assert all(lab.split_of(r.group) == "train" and (r.prompt, r.response) == lab.render(r.id, "fin") for r in rows)
+    assert {r.id for r in lab.training_examples("fin", 60, 1)} != {r.id for r in rows}
+    assert [r.id for r in lab.training_examples("jpn", 60, 0)] == [r.id for r in rows]
+    everything = [*lab.training_examples("fin", 9999, 0), *lab.training_examples("eng", 9999, 0)]
+    assert fact_leaks(everything, ["eng", "fin"]) == []
+    tests = [i.question for lang in ("eng", "fin") for i in lab.choice_items(lang, "eng")]
+    assert ngram_overlap([f"{e.prompt} {e.response}" for e in everything], tests)["overlapping"] == 0
+
+
+def test_a_planted_leak_is_found() -> None:
+    fact = next(f for f in lab.facts() if f.kind == "capital" and f.split == "test")
+    prompt, answer = lab.render(f"{fact.id}/t1", "fin")
+    assert fact_leaks([Example("bad", "fin", prompt, answer), Example("ok", "fin", prompt, "-")], ["fin"]) == ["bad"]
+    report = ngram_overlap(["a b c d e f g h"], ["x a b c d e f g h", "a b c", "a b c d x e f g h"])
+    assert (report["overlapping"], report["shared_ngrams"], report["long_enough"]) == (1, 1, 2)
+
+
+def test_phrases_and_names() -> None:
+    for lang in ("fin", "jpn", "ara", "hin"):
+        train, test = (lab.phrases("eng", lang, split, n) for split, n in (("train", 200), ("test", 40)))
+        assert len(train) == 200 and len(test) == 40 and not {p.src for p in train} & {p.src for p in test}
+        assert not [p for p in train if "duration-" in p.tgt or "length-" in p.tgt]
+    seen = {p.src for p in lab.names("eng", "fin")}
+    assert not seen & {p.src for p in test if p.id.startswith("name/")}
+    assert all(lab.name(f.subject, "eng") in seen and lab.name(f.answer, "eng") in seen for f in lab.facts())
+    lists = lab.name_lists("eng", "fin", passes=2)
+    assert sum(p.src.count("Helsinki") for p in lists) == 2
+    assert lab.phrases("fra", "fin", "train", 5)[0].src != lab.phrases("eng", "fin", "train", 5)[0].src
+
+
+def test_terms() -> None:
+    table = lab.phrase_table("eng", "fin")
+    assert (table["Finland"], table["Euro"], table["Monday"], table["kilometers"]) == ("Suomi", "euro", "maanantai", "kilometrit")
+    assert "euro" in lab.term_kinds("fin")["currency"] and len(table) > 1200
+
+
+def test_sentences_are_clean_and_split(tmp_path: Path) -> None:
+    english = {f"k{i}": f"This is sentence number {i} here." for i in range(50)}
+    english |= {"short": "Only four words here", "hole": "Delete the {name} from the list",
+                "same": "Everywhere the same, this one.",
+                "again": "This is sentence number 7 here.", "left": "Nobody has translated this one yet."}
+    finnish = {k: f"Tämä on lause numero {i}." for i, k in enumerate(english)} | {k: english[k] for k in ("same", "left")}
+    french = {k: f"Voici la phrase numéro {i}." for i, k in enumerate(english)}
+    for code, texts in (("eng", english), ("fin", finnish), ("fra", french)):
+        (tmp_path / f"{code}.json").write_text(json.dumps(texts))
+    train, test = (lab.sentences(tmp_path, "eng", "fin", split) for split in ("train", "test"))
+    assert len(train) + len(test) == 50 and 3 <= len(test) <= 20
+    assert {p.id.split("/")[1][0] for p in train + test} <= {"k", "a"}
+    assert {p.id for p in lab.sentences(tmp_path, "fra", "fin", "test")} == {p.id for p in test}
+    assert all(p.tgt == english[p.id[3:]] for p in lab.sentences(tmp_path, "fra", "eng", "test"))
+
+
+def test_parallel_nodes(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache")
+    rows = list(read_jsonl(cache.get(LabParallel(0, 30, 1.0).stage(RUN, "fin")).file("pairs.jsonl")))
+    assert Counter(r["kind"] for r in rows)["phrase"] == 30 and set(rows[0]) == {"id", "src", "tgt", "kind"}
+    (tmp_path / "eng.txt").write_text("one\n\nthree\n")
+    with pytest.raises(ConfigError, match="no fin.txt"):
+        FileParallel(str(tmp_path)).check_run(RUN)
+    (tmp_path / "fin.txt").write_text("yksi\nkaksi\nkolme\n")
+    node = FileParallel(str(tmp_path), pairs=10)
+    node.check_run(RUN)
+    assert {r["tgt"] for r in read_jsonl(cache.get(node.stage(RUN, "fin")).file("pairs.jsonl"))} == {"yksi", "kolme"}
+    (tmp_path / "fin.txt").write_text("yksi\n")
+    with pytest.raises(XalignError, match="has 1 lines but eng.txt has 3"):
+        cache.get(node.stage(RUN, "fin"))
+
+
+@pytest.mark.skipif(not NTREX.is_dir(), reason="the shared NTREX files are not there")
+def test_ntrex(tmp_path: Path) -> None:
+    assert Cache(tmp_path).get(FileParallel(str(NTREX)).stage(RUN, "fin")).receipt["facts"]["pairs"] == 1000
