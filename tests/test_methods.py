@@ -18,20 +18,8 @@ from xalign.data.codeswitch import Dictionary
 from xalign.data.examples import Example, read_examples, write_jsonl
 from xalign.data.filters import Filters
 from xalign.data.packing import Row
-from xalign.methods.sdrrl import (
-    SDRRL,
-    SUBSETS,
-    Transfer,
-    coin,
-    comp_rows,
-    cut,
-    four_subsets,
-    generate_answers,
-    mt_rows,
-    stated_test_facts,
-    switch_questions,
-    transfer_set,
-)
+from xalign.methods import sdrrl
+from xalign.methods.sdrrl import SDRRL, SUBSETS, Transfer, coin, comp_rows, cut, four_subsets, generate_answers, mt_rows
 from xalign.methods.supervised import SFT, TSFT
 
 CONF = Path(__file__).parents[1] / "conf" / "method"
@@ -67,16 +55,16 @@ def test_transfer_set_takes_the_answer_and_its_own_translation() -> None:
         {"id": "q1", "prompt": None, "response": "T(own1)", "failed": {}},
         {"id": "q2", "prompt": None, "response": None, "failed": {}},
     ]
-    chosen = transfer_set(examples, own, of_d, of_g)
+    chosen = sdrrl.transfer_set(examples, own, of_d, of_g)
     assert [(t.example.prompt, t.example.response, t.question, t.answer) for t in chosen] == [
         ("x0", "y0", "T(x0)", "T(y0)"),
         ("x1", "own1", "T(x1)", "T(own1)"),
         ("x2", "own2", "T(x2)", None),
     ]  # the data's translated answer never stands in for the model's
-    assert [(t.example.response, t.answer) for t in transfer_set(examples, [], of_d, [])] == [
+    assert [(t.example.response, t.answer) for t in sdrrl.transfer_set(examples, [], of_d, [])] == [
         (f"y{i}", f"T(y{i})") for i in range(3)
     ]
-    assert [t.question for t in transfer_set(examples, own, [], [])] == [None] * 3
+    assert [t.question for t in sdrrl.transfer_set(examples, own, [], [])] == [None] * 3
 
 
 def test_four_subsets() -> None:
@@ -97,11 +85,11 @@ def test_a_missing_side_costs_only_its_subsets(question: str | None, answer: str
 def test_questions_are_switched_by_the_dictionary_of_their_language() -> None:
     rows = four_subsets([Transfer(KENYA, "Kenian pääkaupunki?", "Nairobi (fi)")], ["LL", "TL", "LT", "TT"], "fin")
     words = {"eng": {"Kenya": ("Kenia",), "Nairobi": ("X",)}, "fin": {"pääkaupunki": ("capital",)}}
-    switched, changed = switch_questions(rows, words, 1.0, seed=0)
+    switched, changed = sdrrl.switch_questions(rows, words, 1.0, seed=0)
     assert [r.prompt for r in switched] == ["Capital of Kenia?", "Kenian capital?"] * 2
     assert [r.response for r in switched] == [r.response for r in rows]  # answers are never switched
     assert changed == dict.fromkeys(("LL", "TL", "LT", "TT"), 1)
-    assert switch_questions(rows, words, 0.0, seed=0)[0] == rows
+    assert sdrrl.switch_questions(rows, words, 0.0, seed=0)[0] == rows
 
 
 def test_mt_rows_both_ways() -> None:
@@ -355,17 +343,17 @@ def test_only_finished_answers_are_kept(tmp_path: Path, monkeypatch: pytest.Monk
     artifact = run.cache.get(run.method.answers_stage(run, questions))
     asked = [e.id for e in other if coin(run.seed, e.id)]
     assert [(e.id, e.response) for e in read_examples(artifact.file("examples.jsonl"))] == [(i, "Yes.") for i in asked]
-    assert artifact.receipt["facts"] == {
-        "asked": len(asked) + 2, "answers": len(asked), "empty": 1, "unfinished": 1, "with a test fact": 0}
+    counts = {"asked": len(asked) + 2, "answers": len(asked), "empty": 1, "unfinished": 1, "with a test fact": 0}
+    assert artifact.receipt["facts"] == counts
 
 
 def test_an_answer_that_states_a_test_fact_is_found() -> None:
     from xalign.data.lab import facts, name
 
     train, test = (next(f for f in facts() if f.split == split and f.kind == "capital") for split in ("train", "test"))
-    rows = [Example(f.split, "eng", "What?", f"{name(f.subject, 'eng')}: {name(f.answer, 'eng')}", "lab:capital") for f in (train, test)]
-    assert stated_test_facts(rows, "eng") == {"test"}
-    assert stated_test_facts([r.with_(source="alpaca") for r in rows], "eng") == set()  # only the laboratory knows its test
+    rows = [Example(f.split, "eng", name(f.subject, "eng"), name(f.answer, "eng"), "lab:capital") for f in (train, test)]
+    assert sdrrl.stated_test_facts(rows, "eng") == {"test"}
+    assert sdrrl.stated_test_facts([r.with_(source="alpaca") for r in rows], "eng") == set()  # only the laboratory knows its test
 
 
 # bad input

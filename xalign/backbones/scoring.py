@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 Row = tuple[list[int], list[list[int]]]  # (prompt ids, ids of each option)
-TREE_TOKENS = 384   # tokens of one forward pass on CPU: attention is dense, so more costs more a token
+TREE_TOKENS = 256   # tokens of one forward pass on CPU: attention is dense, so more costs more a token
 SHARED_MIN = 8      # a shorter common prefix is not worth a cache
 
 

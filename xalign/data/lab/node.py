@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from xalign.cache import Artifact, Stage
 from xalign.config import Node, Run, within
@@ -14,6 +14,8 @@ from xalign.data.examples import Example, write_jsonl
 @dataclass(frozen=True)
 class LabData(Node):
     """Questions about CLDR facts of the training territories; the test items are `xalign.data.lab.choice_items`."""
+
+    answer_tokens: ClassVar[int] = 48  # an answer to these questions is a name or a sentence; a longer one rambles
 
     questions: int = within(200, 1, 100_000, "there are about 600 training questions; a larger number takes them all")
 
