@@ -61,7 +61,7 @@ class CausalBackbone:
         full = self._render([*self._turns("x", ()), {"role": "assistant", "content": MARK}], False)
         at = full.find(MARK)
         if at < 0:
-            raise XalignError("backbone.template=chat: the chat template drops the assistant's answer; use backbone.template=alpaca")
+            raise XalignError("backbone.template=chat: the chat template drops the answer; use backbone.template=alpaca")
         lead = full[len(start):at] if full.startswith(start) else ""
         tail = self.tokenizer(full[at + len(MARK):], add_special_tokens=False).input_ids
         special = set(self.tokenizer.all_special_ids)
@@ -104,9 +104,9 @@ class CausalBackbone:
 
     def _answers(self, prompts: list[str], ids: list[list[int]], answers: list[str]) -> list[list[int]]:
         """Token ids of each answer after its prompt; the prompt's own ids never change."""
-        whole = self._ids([p + a for p, a in zip(prompts, answers)])
+        whole = self._ids([p + a for p, a in zip(prompts, answers, strict=True)])
         out = []
-        for prompt, full, answer in zip(ids, whole, answers):
+        for prompt, full, answer in zip(ids, whole, answers, strict=True):
             # A merge across the border would change the prompt's ids: then the answer is tokenised alone.
             fits = full[:len(prompt)] == prompt and len(full) > len(prompt)
             out.append(full[len(prompt):] if fits else self.tokenizer(answer, add_special_tokens=False).input_ids)
@@ -144,16 +144,16 @@ class CausalBackbone:
         lead = " " if raw_text else self.lead
         ids = self._ids(texts)
         counts = [len(o) for o in options]
-        answers = iter(self._answers([t for t, n in zip(texts, counts) for _ in range(n)],
-                                     [row for row, n in zip(ids, counts) for _ in range(n)],
+        answers = iter(self._answers([t for t, n in zip(texts, counts, strict=True) for _ in range(n)],
+                                     [row for row, n in zip(ids, counts, strict=True) for _ in range(n)],
                                      [lead + o for row in options for o in row]))
         rows = []
-        for prompt, n in zip(ids, counts):
+        for prompt, n in zip(ids, counts, strict=True):
             own = [next(answers) for _ in range(n)]
             rows.append((self._fit(prompt, max(map(len, own), default=0)), own))
         sums = score_rows(self.model, rows)
-        return [[OptionScore(s, len(a), len(text.encode())) for s, a, text in zip(got, own, texts_)]
-                for got, (_, own), texts_ in zip(sums, rows, options)]
+        return [[OptionScore(s, len(a), len(text.encode())) for s, a, text in zip(got, own, texts_, strict=True)]
+                for got, (_, own), texts_ in zip(sums, rows, options, strict=True)]
 
     def generate(self, prompts: Sequence[str], max_new_tokens: int, stop_newline: bool = False,
                  shots: Sequence[tuple[str, str]] = (), each: Callable[[int, str], None] | None = None) -> list[str]:
@@ -168,8 +168,9 @@ class CausalBackbone:
 
         rows = [self._fit(ids, max_new_tokens) for ids in self.encode_prompts(prompts, shots)]
         texts = [""] * len(rows)
-        for indices, tokens in greedy_batches(self.model, rows, max_new_tokens, self.stop, self._is_break if stop_newline else None):
-            for i, answer in zip(indices, self.tokenizer.batch_decode(tokens, skip_special_tokens=True)):
+        ends = self._is_break if stop_newline else None
+        for indices, tokens in greedy_batches(self.model, rows, max_new_tokens, self.stop, ends):
+            for i, answer in zip(indices, self.tokenizer.batch_decode(tokens, skip_special_tokens=True), strict=True):
                 answer = answer.strip()
                 texts[i] = answer.split("\n")[0].strip() if stop_newline else answer
                 if each:

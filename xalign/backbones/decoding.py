@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from xalign.backbones.scoring import SHARED_MIN, common_prefix
+from xalign.backbones.scoring import SHARED_MIN, common_prefix, logits_at
 
 BATCH_TOKENS = 6144  # prompt and answer tokens of one batch on CPU
 
@@ -39,7 +39,8 @@ def _greedy(model: Any, rows: list[Sequence[int]], max_new_tokens: int, stop: se
     cache = DynamicCache()
     shared = min(common_prefix(rows), min(map(len, rows)) - 1)
     if shared >= SHARED_MIN and len(rows) > 1:
-        model(input_ids=torch.tensor([list(rows[0][:shared])], device=device), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        prefix = torch.tensor([list(rows[0][:shared])], device=device)
+        logits_at(model, 1, input_ids=prefix, past_key_values=cache, use_cache=True)
         cache.batch_repeat_interleave(len(rows))
     else:
         shared = 0
@@ -56,8 +57,8 @@ def _greedy(model: Any, rows: list[Sequence[int]], max_new_tokens: int, stop: se
     alive = list(range(len(rows)))  # the row behind each line of the batch
     live = [True] * len(rows)       # lines still growing
     for step in range(max_new_tokens):
-        logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
-                       logits_to_keep=1).logits[:, -1]
+        logits = logits_at(model, 1, input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache,
+                           use_cache=True)[:, -1]
         chosen = logits.argmax(-1)
         for line, token in enumerate(chosen.tolist()):
             if live[line]:

@@ -83,7 +83,7 @@ class HubBackbone(Backbone):
             raise ConfigError("backbone.name: is empty; name a hub id (backbone.name=meta-llama/Llama-2-7b-hf) or a model folder")
         folder = self._folder()
         if folder and not (folder / "config.json").is_file():
-            raise ConfigError(f"backbone.name={self.name}: the folder has no config.json; name a folder that save_pretrained wrote")
+            raise ConfigError(f"backbone.name={self.name}: no config.json in this folder; name one that save_pretrained wrote")
         if not folder and (self.name.startswith(("/", ".", "~")) or self.name.count("/") > 1):
             raise ConfigError(f"backbone.name={self.name}: no such folder")
 

@@ -1,6 +1,7 @@
 """Option log-likelihoods: prompts and options of many questions as one token tree, one forward pass."""
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,7 +47,18 @@ class Tree:
 def common_prefix(rows: Sequence[Sequence[int]]) -> int:
     """Length of the longest prefix that all rows share."""
     low, high = min(rows), max(rows)  # in lexicographic order, the extremes share the least
-    return next((i for i, (a, b) in enumerate(zip(low, high)) if a != b), min(len(low), len(high)))
+    return next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
+
+
+def logits_at(model: Any, keep: int | torch.Tensor, **inputs: Any) -> torch.Tensor:
+    """Logits [B, K, V] of the last `keep` positions, or of those that an index tensor names.
+
+    The others are not computed where the model can leave them out.
+    """
+    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+        return model(**inputs, logits_to_keep=keep).logits
+    logits = model(**inputs).logits
+    return logits[:, -keep:] if isinstance(keep, int) else logits[:, keep]
 
 
 @torch.inference_mode()
@@ -68,7 +80,7 @@ def score_rows(model: Any, rows: Sequence[Row]) -> list[list[float]]:
     if shared >= SHARED_MIN and len(rows) > 1:
         cache = DynamicCache()
         ids = torch.tensor([rows[0][0][:shared]], device=device)
-        model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        logits_at(model, 1, input_ids=ids, past_key_values=cache, use_cache=True)
     else:
         shared = 0
     out: list[list[float]] = [[] for _ in rows]
@@ -90,7 +102,7 @@ def score_rows(model: Any, rows: Sequence[Row]) -> list[list[float]]:
                     node = tree.add([token], node)
                 asked.append((i, j, node, option[-1]))  # the last token is predicted, never read
             start += 1
-        for (i, j, _, _), value in zip(asked, _token_scores(model, tree, asked, cache, shared)):
+        for (i, j, _, _), value in zip(asked, _token_scores(model, tree, asked, cache, shared), strict=True):
             if j == len(out[i]):
                 out[i].append(0.0)
             out[i][j] += value
@@ -106,9 +118,10 @@ def _token_scores(model: Any, tree: Tree, asked: list[tuple[int, int, int, int]]
     mask = torch.zeros(seen.shape, dtype=weight.dtype, device=weight.device).masked_fill_(~seen, torch.finfo(weight.dtype).min)
     nodes = sorted({node for _, _, node, _ in asked})
     place = {node: k for k, node in enumerate(nodes)}
-    logits = model(input_ids=torch.tensor([tree.tokens], device=weight.device), attention_mask=mask[None, None],
-                   position_ids=torch.tensor([tree.depths], device=weight.device) + shared, past_key_values=cache,
-                   use_cache=cache is not None, logits_to_keep=torch.tensor(nodes, device=weight.device)).logits[0].float()
+    logits = logits_at(model, torch.tensor(nodes, device=weight.device), attention_mask=mask[None, None],
+                       input_ids=torch.tensor([tree.tokens], device=weight.device),
+                       position_ids=torch.tensor([tree.depths], device=weight.device) + shared,
+                       past_key_values=cache, use_cache=cache is not None)[0].float()
     at = torch.tensor([place[node] for _, _, node, _ in asked], device=weight.device)
     tokens = torch.tensor([token for *_, token in asked], device=weight.device)
     return (logits[at, tokens] - logits.logsumexp(-1)[at]).tolist()

@@ -68,16 +68,25 @@ def fact_leaks(examples: Iterable[Example], langs: Sequence[str]) -> list[str]:
         lexicons.append((LANGUAGES[lang].spaced, sorted(table.items(), key=lambda row: -len(row[0]))))
     leaks = []
     for example in examples:
-        present: set[str] = set()
+        present: dict[str, set[str]] = {}
+        # the instruction of parallel text names two languages; only what it is given counts
+        prompt = example.prompt.partition("\n")[2] if example.source.startswith("parallel:") else example.prompt
         for spaced, table in lexicons:
-            present |= _terms_in(f"{example.prompt}\n{example.response}", table, spaced)
-        if any(subject in present and found & present for subject, found in answers.items()):
+            _find_terms(f"{prompt}\n{example.response}", table, spaced, present)
+        # one word that names both ("Kuwait", the country and the city) states nothing
+        if any(_apart(present[subject], present[a]) for subject, found in answers.items() if subject in present
+               for a in found if a in present):
             leaks.append(example.id)
     return leaks
 
 
-def _terms_in(text: str, table: list[tuple[str, set[str]]], spaced: bool) -> set[str]:
-    present: set[str] = set()
+def _apart(one: set[str], other: set[str]) -> bool:
+    """True if there is a form of each that is not the same form."""
+    return any(a != b for a in one for b in other)
+
+
+def _find_terms(text: str, table: list[tuple[str, set[str]]], spaced: bool, present: dict[str, set[str]]) -> None:
+    """Add to `present` each term of `table` found in `text`, with the forms it was found in."""
     for form, terms in table:
         if form not in text:
             continue
@@ -85,8 +94,8 @@ def _terms_in(text: str, table: list[tuple[str, set[str]]], spaced: bool) -> set
         shorter, count = re.subn(pattern, "\x00", text)
         if count:  # blanked out, so that a shorter name inside it is not found
             text = shorter
-            present |= terms
-    return present
+            for term in terms:
+                present.setdefault(term, set()).add(form)
 
 
 def overlap_stage(run: Run, rows: Stage, evaluations: Sequence[Stage]) -> Stage:
@@ -104,7 +113,7 @@ def overlap_stage(run: Run, rows: Stage, evaluations: Sequence[Stage]) -> Stage:
         return {"rows": len(examples), "tests": len(tests), "n": found["n"], "long_enough": found["long_enough"],
                 "overlapping": found["overlapping"], "fact_leaks": len(leaks)}
 
-    return Stage("overlap", 1, {"languages": [run.source, *run.lang]}, work, (rows, *evaluations), 3,
+    return Stage("overlap", 2, {"languages": [run.source, *run.lang]}, work, (rows, *evaluations), 3,
                  "overlap of training rows and tests")
 
 

@@ -133,11 +133,16 @@ class Question:
     differs: bool = False
 
 
+def example_rows(records: Sequence[dict[str, Any]], values: Sequence[float | None]) -> list[list[Any]]:
+    """[id, cluster, value] of each record, as `Evaluation.add` takes them."""
+    return [[r["id"], r["cluster"], v] for r, v in zip(records, values, strict=True)]
+
+
 def option_scores(record: dict[str, Any], by: str) -> list[float]:
     """What one prediction's options are ranked by."""
     if by == "pmi":
-        return [s - n for s, n in zip(record["logp"], record["neutral"])]
-    return record["logp"] if by == "raw" else [s / k for s, k in zip(record["logp"], record[by])]
+        return [s - n for s, n in zip(record["logp"], record["neutral"], strict=True)]
+    return record["logp"] if by == "raw" else [s / k for s, k in zip(record["logp"], record[by], strict=True)]
 
 
 def rank_options(ev: Evaluation, questions: Sequence[Question], journal: Journal, scores: Sequence[str], desc: str,
@@ -159,12 +164,13 @@ def rank_options(ev: Evaluation, questions: Sequence[Question], journal: Journal
                 for text in dict.fromkeys(q.neutral for q in own):
                     options = list(dict.fromkeys(o for q in own if q.neutral == text for o in q.options))
                     groups = [options[k:k + CHUNK] for k in range(0, len(options), CHUNK)]
-                    for group, got in zip(groups, ev.model.score([text] * len(groups), groups, raw_text, first)):
-                        neutral |= {(text, option): s.sum for option, s in zip(group, got)}
+                    for group, got in zip(groups, ev.model.score([text] * len(groups), groups, raw_text, first), strict=True):
+                        neutral |= {(text, option): s.sum for option, s in zip(group, got, strict=True)}
             for start in range(0, len(own), CHUNK):
                 part = own[start:start + CHUNK]
                 records = []
-                for q, got in zip(part, ev.model.score([q.text for q in part], [q.options for q in part], raw_text, first)):
+                found = ev.model.score([q.text for q in part], [q.options for q in part], raw_text, first)
+                for q, got in zip(part, found, strict=True):
                     record = {"id": q.id, "kind": kind, "cluster": q.cluster, "differs": q.differs, "question": q.text,
                               "options": list(q.options), "gold": q.gold, "logp": [s.sum for s in got],
                               "tokens": [s.tokens for s in got], "bytes": [s.bytes for s in got]}
@@ -193,13 +199,13 @@ def add_ranking(ev: Evaluation, task: str, records: Sequence[dict[str, Any]], sc
                 values = [r["scores"][key] for r in chosen]
                 clusters = [r["cluster"] for r in chosen]
                 ev.add(task, f"accuracy_{label}_{by}" if label else key, metric.aggregate(values, clusters), name,
-                       [[r["id"], r["cluster"], v] for r, v in zip(chosen, values)])
+                       example_rows(chosen, values))
     for kind in dict.fromkeys(r["kind"] for r in records) if kinds else ():
         for by in scores:
             chosen = [r for r in records if r["kind"] == kind]
             values = [r["scores"][f"accuracy_{by}"] for r in chosen]
             ev.add(task, f"accuracy_{by}.{kind}", Accuracy(by, shots).aggregate(values, [r["cluster"] for r in chosen]), name,
-                   [[r["id"], r["cluster"], v] for r, v in zip(chosen, values)])
+                   example_rows(chosen, values))
 
 
 def add_chance(ev: Evaluation, task: str, records: Sequence[dict[str, Any]], scores: Sequence[str]) -> None:

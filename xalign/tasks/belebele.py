@@ -70,7 +70,7 @@ def read_questions(path: Path, limit: int, prompt: str) -> list[Question]:
     with open(path, encoding="utf-8-sig", errors="replace") as f:
         numbers = [number for number, line in enumerate(f, 1) if line.strip()]
     out: list[Question] = []
-    for number, row in zip(numbers, read_jsonl(path)):
+    for number, row in zip(numbers, read_jsonl(path), strict=True):
         for key in TEXTS:
             if not isinstance(row.get(key), str) or not row[key].strip():
                 raise XalignError(f"{path}:{number}: '{key}' is missing or empty; use BELEBELE's official file")
@@ -78,6 +78,7 @@ def read_questions(path: Path, limit: int, prompt: str) -> list[Question]:
             raise XalignError(f"{path}:{number}: correct_answer_num={row.get('correct_answer_num')}: must be 1, 2, 3 or 4")
         passage, question = row["flores_passage"], row["question"]
         text = f"P: {passage}\nQ: {question}\nAnswer:" if prompt == "plain" else f"{passage}\n\n{question}"
-        out.append(Question(f"belebele/{number}", "belebele", sha256(passage.encode()).hexdigest()[:12], text,
-                            tuple(row[f"mc_answer{k}"].strip() for k in range(1, 5)), int(row["correct_answer_num"]) - 1, NEUTRAL))
+        options = tuple(row[f"mc_answer{k}"].strip() for k in range(1, 5))
+        cluster, gold = sha256(passage.encode()).hexdigest()[:12], int(row["correct_answer_num"]) - 1
+        out.append(Question(f"belebele/{number}", "belebele", cluster, text, options, gold, NEUTRAL))
     return out[:limit] if limit else out

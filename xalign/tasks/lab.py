@@ -4,7 +4,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from xalign.cache import Stage
@@ -15,7 +15,17 @@ from xalign.metrics.base import Metric, Score
 from xalign.metrics.offtarget import OffTarget
 from xalign.metrics.ranking import Accuracy
 from xalign.metrics.translation import BLEU, ChrF
-from xalign.tasks.base import Evaluation, Question, Request, Task, add_chance, add_ranking, generate_all, rank_options
+from xalign.tasks.base import (
+    Evaluation,
+    Question,
+    Request,
+    Task,
+    add_chance,
+    add_ranking,
+    example_rows,
+    generate_all,
+    rank_options,
+)
 
 if TYPE_CHECKING:
     from xalign.config import Run
@@ -83,7 +93,7 @@ def _choice(task: LabTask, ev: Evaluation) -> None:
         guesses.append(float(r["options"][r["gold"]] == best) if best in r["options"] else 1 / len(r["options"]))
     for by in task.scores:
         score = Accuracy(by).aggregate(guesses, [r["cluster"] for r in records])
-        ev.add("choice", f"accuracy_{by}", Score(score.value, score.se, score.n, "most frequent right answer of the relation"), "majority")
+        ev.add("choice", f"accuracy_{by}", replace(score, signature="most frequent right answer of the relation"), "majority")
     if task.shots:
         name = f"{task.shots}-shot"
         few = rank_options(ev, questions, ev.journal("choice-shots"), task.scores, f"multiple choice {ev.lang}, {name}",
@@ -118,9 +128,14 @@ def _open(task: LabTask, ev: Evaluation) -> list[tuple[Request, str]]:
 
     journal, metrics = ev.journal("open"), _answer_metrics(ev.lang)
     items = open_items(ev.lang, ev.source, task.open_items) if task.open_items else []
-    return [(Request(journal, i.id, i.question, min(task.answer_tokens, task.max_new_tokens), {"task": "open", "kind": i.kind, "cluster": i.entity, "answers": list(i.answers),
-                                                "source_answer": i.source_answer}, _rater(metrics, i.answers, ev.lang)), ev.lang)
-            for i in items]
+    tokens = min(task.answer_tokens, task.max_new_tokens)
+
+    def request(i: Any) -> Request:
+        fields = {"task": "open", "kind": i.kind, "cluster": i.entity, "answers": list(i.answers),
+                  "source_answer": i.source_answer}
+        return Request(journal, i.id, i.question, tokens, fields, _rater(metrics, i.answers, ev.lang))
+
+    return [(request(i), ev.lang) for i in items]
 
 
 def _add_open(ev: Evaluation, requests: Sequence[Request]) -> None:
@@ -136,7 +151,7 @@ def _add_open(ev: Evaluation, requests: Sequence[Request]) -> None:
     for metric in _answer_metrics(ev.lang):
         values = [r["scores"][metric.name] for r in records]
         ev.add("open", metric.name, metric.aggregate(values, clusters),
-               examples=[[r["id"], r["cluster"], v] for r, v in zip(records, values)])
+               examples=example_rows(records, values))
         for name, texts in baselines.items() if ev.baselines else ():
             ev.add("open", metric.name, metric.aggregate(metric.per_example(texts, answers), clusters), name)
 
@@ -177,7 +192,7 @@ def _add_translation(ev: Evaluation, name: str, requests: Sequence[Request]) -> 
     references = [r["reference"] for r in records]
     for metric in (BLEU(into), ChrF(into)):
         ev.add(name, metric.name, metric.score([r["prediction"] for r in records], references),
-               examples=[[r["id"], r["cluster"], r["scores"][metric.name]] for r in records])
+               examples=example_rows(records, [r["scores"][metric.name] for r in records]))
         if ev.baselines:
             ev.add(name, metric.name, metric.score([r["text"] for r in records], references), "copy")
 
@@ -187,7 +202,7 @@ def _add_off_target(ev: Evaluation, generated: Sequence[tuple[Request, str]]) ->
     metric = OffTarget()
     records = [(r.journal.done[r.id], lang) for r, lang in generated]
     values = [r["scores"]["off_target"] for r, _ in records]
-    ev.add("all", metric.name, metric.aggregate(values), examples=[[r["id"], r["cluster"], v] for (r, _), v in zip(records, values)])
+    ev.add("all", metric.name, metric.aggregate(values), examples=example_rows([r for r, _ in records], values))
     if ev.baselines and records:
         right = [r["reference"] if "reference" in r else r["answers"][0] for r, _ in records]
         ev.add("all", metric.name, metric.score(right, [lang for _, lang in records]), "reference")

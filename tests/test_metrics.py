@@ -1,0 +1,98 @@
+"""Every metric against arithmetic that stands in the test, or against sacrebleu itself."""
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from xalign.metrics.answers import F1, Containment, ExactMatch, normalise
+from xalign.metrics.base import Score
+from xalign.metrics.offtarget import OffTarget
+from xalign.metrics.ranking import MRR, Accuracy
+from xalign.metrics.translation import BLEU, ChrF, bleu_tokenizer
+
+
+def test_accuracy_shares_a_tie():
+    assert Accuracy().per_example([[1, 3, 2, 0], [3, 1, 2, 0], [2, 2, 1, 0], [1, 1, 1, 1]], [1, 1, 0, 2]) == [1, 0, 1 / 2, 1 / 4]
+
+
+def test_mrr_takes_the_mean_rank_of_a_tie():
+    # ranks: 1; 3; tied for 1 and 2: 1.5; all four tied: 2.5; tied for 2 and 3: 2.5
+    rows = [[9, 1, 2, 3], [1, 3, 2, 0], [2, 2, 1, 0], [1, 1, 1, 1], [5, 4, 4, 0]]
+    assert MRR().per_example(rows, [0, 0, 0, 3, 2]) == pytest.approx([1, 1 / 3, 1 / 1.5, 1 / 2.5, 1 / 2.5])
+
+
+def test_the_standard_error_is_the_textbook_one():
+    got = Accuracy("pmi").aggregate([1, 0, 1, 1])
+    sd = math.sqrt((3 * 0.25**2 + 0.75**2) / 3)
+    assert (got.value, got.n) == (0.75, 4) and got.se == pytest.approx(sd / math.sqrt(4))
+    assert got.signature == "options:pmi|shots:0|ties:shared"
+
+
+def test_clusters_make_the_error_honest():
+    """Two copies of each example say no more than one: the error is that of the single examples."""
+    single = Accuracy().aggregate([1, 0, 1, 1])
+    double = Accuracy().aggregate([1, 1, 0, 0, 1, 1, 1, 1], ["a", "a", "b", "b", "c", "c", "d", "d"])
+    assert double.se == pytest.approx(single.se) and double.n == 8
+
+
+def test_nothing_to_score_is_absent_with_a_reason():
+    assert Accuracy().aggregate([]) == Score(None, None, 0, "options:raw|shots:0|ties:shared", "no examples")
+    assert OffTarget().aggregate([None, None]).reason == "no example could be judged"
+    assert Accuracy().aggregate([1.0]).se is None
+    assert BLEU("fin").score([], []).value is None
+
+
+def test_answers_are_normalised_before_they_are_compared():
+    assert normalise(" «Helsinki». ") == "helsinki" and normalise("ﾄｳｷｮｳ") == "トウキョウ"
+    assert normalise("Euro", cased=True) == "Euro"
+    right = [["Helsinki"], ["Helsinki"], ["dollar", "euro"]]
+    assert ExactMatch().per_example(["helsinki.", "Helsinki is it", "Euro"], right) == [1, 0, 1]
+    assert ExactMatch(cased=True).per_example(["Euro", "euro."], [["euro"], ["euro"]]) == [0, 1]
+    assert Containment().per_example(["The capital is HELSINKI.", "Oslo"], [["Helsinki"], ["Helsinki"]]) == [1, 0]
+
+
+def test_f1_counts_words_or_characters():
+    # given 4 words, right 2, both found: P = 2/4, R = 2/2, F1 = 2/3
+    assert F1("eng").per_example(["the city of Oslo"], [["Oslo city"]])[0] == pytest.approx(2 / 3)
+    # 東京都 and 東京: P = 2/3, R = 1, F1 = 4/5
+    assert F1("jpn").per_example(["東京都。"], [["東京"]])[0] == pytest.approx(4 / 5)
+    assert F1("eng").per_example([""], [["Oslo"]]) == [0]
+    assert "character" in F1("tha").signature and "word" in F1("kor").signature
+
+
+def test_bleu_and_chrf_are_sacrebleu_s(monkeypatch, tmp_path):
+    import sacrebleu
+
+    monkeypatch.setenv("SACREBLEU", str(tmp_path))
+    hyps, refs = ["the cat sat on the mat", "a dog barked at me"], ["the cat is on the mat", "the dog barked at me loudly"]
+    bleu, chrf = BLEU("fin").score(hyps, refs), ChrF("fin").score(hyps, refs)
+    assert bleu.value == pytest.approx(sacrebleu.corpus_bleu(hyps, [refs]).score)
+    assert chrf.value == pytest.approx(sacrebleu.corpus_chrf(hyps, [refs]).score)
+    assert bleu.se > 0 and chrf.se > 0
+    assert bleu.signature == f"bleu|nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|lang:fin|v:{sacrebleu.__version__}"
+    single = [sacrebleu.sentence_chrf(h, [r]).score for h, r in zip(hyps, refs, strict=True)]
+    assert ChrF("fin").per_example(hyps, refs) == pytest.approx(single)
+    assert BLEU("fin").score(hyps[:1], refs[:1]).se is None
+
+
+def test_each_language_gets_its_own_tokenizer(monkeypatch, tmp_path):
+    monkeypatch.setenv("SACREBLEU", str(tmp_path))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert [bleu_tokenizer(lang) for lang in ("fin", "zho", "tha", "jpn", "kor")] == ["13a", "zh", "char", "char", "13a"]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    assert [bleu_tokenizer(lang) for lang in ("jpn", "kor")] == ["ja-mecab", "ko-mecab"]
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "flores200sacrebleuspm").touch()
+    assert bleu_tokenizer("jpn") == bleu_tokenizer("fin") == "flores200"
+
+
+def test_off_target_judges_long_texts_and_other_scripts_and_leaves_the_rest():
+    fin, eng = "Keittiön lamppu on päällä ja ovi on kiinni.", "The lamp in the kitchen is on and the door is closed."
+    texts = [fin, eng, "Helsinki", "Helsinki", "東京", eng, "42", "Хельсинки"]
+    langs = ["fin", "fin", "fin", "jpn", "jpn", "jpn", "jpn", "fin"]
+    assert OffTarget().per_example(texts, langs) == [0, 1, None, 1, 0, 1, None, None]
+    got = OffTarget().score(texts, langs)
+    assert (got.value, got.n) == (3 / 5, 5)
+    malay = "Lampu di dapur masih menyala dan pintu rumah sudah ditutup."
+    assert OffTarget().per_example([malay], ["ind"]) == [0]

@@ -1,0 +1,180 @@
+"""The evaluation stage on a random backbone: what it writes, its baselines by arithmetic, resuming, bad files."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from xalign.backbones.node import Tiny
+from xalign.cache import Artifact, Cache, Stage
+from xalign.config import ConfigError, XalignError
+from xalign.data.examples import read_jsonl
+from xalign.tasks.base import Journal
+from xalign.tasks.belebele import BelebeleTask, read_questions
+from xalign.tasks.evaluate import evaluation, per_example
+from xalign.tasks.lab import LabTask
+
+SHARED = Path(__file__).parents[1].parent / "shared"
+SMALL = {"choice_items": 12, "open_items": 8, "phrases": 4, "sentences": 3, "max_new_tokens": 5, "shots": 1}
+
+
+def make_run(task, lang: str = "fin", source: str = "eng", seed: int = 0) -> SimpleNamespace:
+    return SimpleNamespace(task=task, backbone=Tiny(), lang=(lang,), target=lang, source=source, seed=seed)
+
+
+@pytest.fixture
+def corpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forty translated sentences in place of the Home Assistant artifact."""
+    def work(folder: Path, inputs: list[Artifact]) -> None:
+        for lang, text in {"eng": "The lamp number {} is on now", "fin": "Lamppu numero {} on nyt päällä", "khm": ""}.items():
+            texts = {f"k{i}": text.format(i) for i in range(40)} if text else {}
+            (folder / f"{lang}.json").write_text(json.dumps(texts), encoding="utf-8")
+
+    monkeypatch.setattr("xalign.assets.home_assistant_stage", lambda: Stage("corpus", 1, {}, work))
+
+
+def table(artifact: Artifact) -> dict[tuple[str, str, str], dict]:
+    return {(r["task"], r["metric"], r["name"]): r for r in read_jsonl(artifact.file("scores.jsonl"))}
+
+
+def test_the_lab_s_scores_come_with_error_n_signature_and_baselines(cache, corpus):
+    run = make_run(LabTask(**SMALL))
+    artifact = Cache(cache).get(evaluation(run, run.backbone.weights(run), "fin", baselines=True))
+    scores = table(artifact)
+    names = {"choice": {"model", "chance", "majority", "1-shot"}, "open": {"model", "majority", "copy"},
+             "phrases:eng-fin": {"model", "copy"}, "phrases:fin-eng": {"model", "copy"}, "sentences:eng-fin": {"model", "copy"},
+             "sentences:fin-eng": {"model", "copy"}, "all": {"model", "reference"}}
+    assert {task: {n for t, _, n in scores if t == task} for task in names} == names
+    metrics = {m for t, m, n in scores if t == "choice" and n == "model"}
+    assert {"accuracy_raw", "accuracy_pmi", "mrr_raw", "mrr_pmi", "accuracy_differs_pmi", "accuracy_pmi.capital"} <= metrics
+    assert {m for t, m, n in scores if t == "open"} == {"em", "em_cased", "f1", "containment"}
+    assert all(s["signature"] and s["n"] >= 1 for s in scores.values() if s["value"] is not None)
+    assert all(s["reason"] for s in scores.values() if s["value"] is None)
+    assert scores["choice", "accuracy_raw", "chance"]["value"] == 0.25
+
+    records = list(read_jsonl(artifact.file("predictions.choice.jsonl")))
+    assert len(records) == 12 == scores["choice", "accuracy_pmi", "model"]["n"]
+    values = per_example(artifact)["choice", "accuracy_pmi"]
+    for r in records:  # PMI ranks by the option's log-likelihood minus that under the neutral question
+        pmi = [a - b for a, b in zip(r["logp"], r["neutral"], strict=True)]
+        assert r["scores"]["accuracy_pmi"] == float(max(range(4), key=pmi.__getitem__) == r["gold"]) == values[r["id"]][0]
+        assert values[r["id"]][1] == r["cluster"]
+    assert scores["choice", "accuracy_pmi", "model"]["value"] == pytest.approx(sum(v for v, _ in values.values()) / 12)
+    copied = list(read_jsonl(artifact.file("predictions.open.jsonl")))
+    same = sum(r["source_answer"].casefold() in [a.casefold() for a in r["answers"]] for r in copied)
+    assert scores["open", "em", "copy"]["value"] == pytest.approx(same / len(copied))
+
+
+def test_the_source_language_has_no_translation_and_is_shared_between_targets(cache, corpus):
+    task = LabTask(**SMALL)
+    stages = []
+    for lang in ("fin", "jpn"):
+        run = make_run(task, lang)
+        stages.append(evaluation(run, run.backbone.weights(run), "eng", baselines=False))
+    assert stages[0].key == stages[1].key
+    scores = table(Cache(cache).get(stages[0]))
+    assert {t for t, _, _ in scores} == {"choice", "open", "all"} and {n for *_, n in scores} == {"model"}
+    assert not any("differs" in m for _, m, _ in scores)
+
+
+def test_the_key_follows_what_is_asked(cache, corpus):
+    run = make_run(LabTask(**SMALL))
+    model = run.backbone.weights(run)
+    key = evaluation(run, model, "fin", True).key
+    assert evaluation(make_run(LabTask(**SMALL), seed=7), model, "fin", True).key == key
+    assert evaluation(run, model, "fin", False).key != key
+    assert evaluation(run, model, "deu", True).key != key
+    assert evaluation(make_run(LabTask(**{**SMALL, "scores": ["raw"]})), model, "fin", True).key != key
+
+
+def test_a_language_without_sentences_says_so(cache, corpus):
+    run = make_run(LabTask(**{**SMALL, "choice_items": 4, "open_items": 0, "phrases": 0}), "khm")
+    scores = table(Cache(cache).get(evaluation(run, run.backbone.weights(run), "khm", baselines=False)))
+    row = scores["sentences:eng-khm", "chrf", "model"]
+    assert row["value"] is None and "eng-khm" in row["reason"]
+
+
+def test_a_killed_evaluation_continues_where_it_was(cache, corpus, tmp_path, monkeypatch):
+    from xalign.backbones.causal import CausalBackbone
+
+    run = make_run(LabTask(**{**SMALL, "sentences": 0}))
+    stage = evaluation(run, run.backbone.weights(run), "fin", baselines=False)
+    own = Cache(tmp_path)
+    whole = Cache(cache).get(stage)
+
+    def killed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(CausalBackbone, "generate", killed)
+        own.get(stage)
+    assert own.started(stage)
+    journal = next(tmp_path.glob("evaluate/*.partial/predictions.choice.jsonl"))
+    with open(journal, "a") as f:  # the kill came in the middle of a line
+        f.write('{"id": "half')
+    with monkeypatch.context() as patch:
+        patch.setattr(CausalBackbone, "score", killed)  # nothing is scored again
+        again = own.get(stage)
+    for name in ("scores.jsonl", "examples.jsonl", "predictions.choice.jsonl", "predictions.open.jsonl"):
+        assert again.file(name).read_text() == whole.file(name).read_text()
+
+
+def test_a_journal_drops_only_the_broken_end(tmp_path):
+    path = tmp_path / "j.jsonl"
+    Journal(path).add([{"id": "a", "x": "ä"}, {"id": "b"}])
+    path.write_bytes(path.read_bytes()[:-3])
+    journal = Journal(path)
+    assert list(journal.done) == ["a"]
+    journal.add([{"id": "c"}])
+    assert [r["id"] for r in read_jsonl(path)] == ["a", "c"]
+
+
+def belebele_file(folder: Path, name: str, rows: int = 6, **changes: object) -> Path:
+    row = {"link": "", "question_number": 1, "flores_passage": "It rained.", "question": "What fell?", "mc_answer1": "Rain",
+           "mc_answer2": "Snow", "mc_answer3": "Sun", "mc_answer4": "Stars", "correct_answer_num": "1", "dialect": name}
+    path = folder / f"{name}.jsonl"
+    lines = [json.dumps({**row, "flores_passage": f"It rained {i // 2} times."}) for i in range(rows - 1)]
+    path.write_text("\n".join([*lines, json.dumps({**row, **changes})]) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("prompt", ["plain", "template"])
+def test_belebele_reads_the_official_shape(cache, tmp_path, prompt):
+    for name in ("eng_Latn", "fin_Latn"):
+        belebele_file(tmp_path, name)
+    task = BelebeleTask(path=str(tmp_path), prompt=prompt, limit=5)
+    run = make_run(task)
+    task.check_run(run)
+    scores = table(Cache(cache).get(evaluation(run, run.backbone.weights(run), "fin", baselines=True)))
+    assert {m for _, m, n in scores if n == "model"} == {"accuracy_raw", "accuracy_pmi", "mrr_raw", "mrr_pmi"}
+    assert scores["belebele", "accuracy_raw", "model"]["n"] == 5 and ("belebele", "accuracy_raw", "chance") in scores
+    first = read_questions(tmp_path / "fin_Latn.jsonl", 0, "plain")[0]
+    assert first.text == "P: It rained 0 times.\nQ: What fell?\nAnswer:" and first.gold == 0
+
+
+def test_belebele_says_what_is_wrong_with_its_files(tmp_path):
+    run = make_run(None)
+    with pytest.raises(ConfigError, match="task.path: is empty"):
+        BelebeleTask().check_run(run)
+    belebele_file(tmp_path, "eng_Latn")
+    with pytest.raises(ConfigError, match="fin_Latn.jsonl"):
+        BelebeleTask(path=str(tmp_path)).check_run(run)
+    for changes, what in (({"correct_answer_num": "5"}, "must be 1, 2, 3 or 4"), ({"mc_answer2": ""}, "mc_answer2"),
+                          ({"question": None}, "question")):
+        path = belebele_file(tmp_path, "fin_Latn", **changes)
+        with pytest.raises(XalignError, match=rf"fin_Latn.jsonl:6: .*{what}"):
+            BelebeleTask(path=str(tmp_path)).check_run(run)
+        path.unlink()
+    (tmp_path / "fin_Latn.jsonl").write_text("{}\n[1\n")
+    with pytest.raises(XalignError, match=r"fin_Latn.jsonl:[12]"):
+        BelebeleTask(path=str(tmp_path)).check_run(run)
+
+
+def test_the_official_files_can_be_read():
+    folder = SHARED / "data" / "belebele"
+    if not folder.is_dir():
+        pytest.skip("shared/data/belebele is not beside the repository")
+    for name in ("eng_Latn", "deu_Latn"):
+        assert len(read_questions(folder / f"{name}.jsonl", 0, "template")) == 900
