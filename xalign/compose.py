@@ -22,9 +22,9 @@ def package_folder(name: str) -> Path:
 
 
 def describe(path: Path) -> str:
-    """A YAML's one-line description: its first comment."""
+    """A YAML's one-line description: its first comment that is not Hydra's package line."""
     with open(path, encoding="utf-8") as f:
-        first = f.readline().strip()
+        first = next((line.strip() for line in f if not line.startswith("# @package")), "")
     return first.lstrip("# ") if first.startswith("#") else ""
 
 
