@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from xalign.cache import Stage
 from xalign.config import choices, within
 from xalign.data.instructions import translation_prompt
+from xalign.languages import LANGUAGES
 from xalign.metrics.answers import F1, Containment, ExactMatch
 from xalign.metrics.base import Metric, Score
 from xalign.metrics.offtarget import OffTarget
@@ -58,9 +59,10 @@ class LabTask(Task):
         return (home_assistant_stage(),) if self.sentences and lang != run.source else ()
 
     def seconds(self, run: Run, lang: str, baselines: bool) -> float:
-        items = self.choice_items or 430
+        items = self.choice_items or 405
         translated = 0 if lang == run.source else 2 * (self.phrases + self.sentences)
-        return 4 + items * (0.09 if baselines else 0.035) + 0.12 * (self.open_items + translated)
+        tokens = 0.6 if lang == "eng" else 1.0 if LANGUAGES[lang].script == "Latn" else 1.7  # a text's, relative to Finnish
+        return 4 + tokens * (items * (0.08 if baselines else 0.035) + 0.12 * (self.open_items + translated))
 
     def evaluate(self, ev: Evaluation) -> None:
         _choice(self, ev)
