@@ -182,7 +182,7 @@ class CausalBackbone:
         return "\n" in self.tokenizer.decode(tokens[-1:]) and "\n" in self.tokenizer.decode(tokens).lstrip()
 
     def save(self, folder: Path) -> None:
-        """Write model and tokenizer so that `from_pretrained` of transformers 4.57 and 5 opens them."""
+        """Write model and tokenizer so that `from_pretrained` of transformers 4.57 and 5 opens them and computes the same."""
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         path = Path(folder) / "tokenizer_config.json"
@@ -190,3 +190,8 @@ class CausalBackbone:
         if config.get("tokenizer_class") == "TokenizersBackend":  # transformers 5's name, unknown to 4.57
             config["tokenizer_class"] = "PreTrainedTokenizerFast"
             path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        path = Path(folder) / "config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        theta = (config.get("rope_parameters") or {}).get("rope_theta")
+        if theta and "rope_theta" not in config:  # where 4.57 looks; it would silently take 10000
+            path.write_text(json.dumps({**config, "rope_theta": theta}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
