@@ -15,7 +15,7 @@ import pytest  # noqa: E402
 ROOT = Path(__file__).parents[1]
 # the smallest run that goes through every stage; sentences come from files, so nothing is downloaded
 TINY = ["backbone=tiny", "data.questions=12", "trainer.epochs=1", "trainer.max_steps=4", "parallel=files", "task.choice_items=12",
-        "task.open_items=4", "task.phrases=4", "task.sentences=0", "task.max_new_tokens=6", "tracker=none"]
+        "task.open_items=4", "task.phrases=4", "task.sentences=0", "task.max_new_tokens=6", "task.answer_tokens=6", "tracker=none"]
 
 
 def xalign(*argv: str, cwd: Path, env: dict[str, str] | None = None, timeout: float = 240) -> subprocess.CompletedProcess[str]:
