@@ -24,8 +24,8 @@ def _write(folder: Path, pairs: list[Pair]) -> Mapping[str, Any]:
 class LabParallel(Node):
     """Translated sentences, CLDR phrases and lists of the entities' names (names of test entities too, never their facts)."""
 
-    sentences: int = within(50, 0)
-    phrases: int = within(20, 0, 20_000)
+    sentences: int = within(20, 0)
+    phrases: int = within(10, 0, 20_000)
     name_passes: float = within(1.25, 0, 100)
 
     def check_run(self, run: Run) -> None:

@@ -39,7 +39,7 @@ class LabTask(Task):
     choice_items: int = within(0, low=0)
     open_items: int = within(60, low=0)
     phrases: int = within(40, low=0)
-    sentences: int = within(40, low=0)
+    sentences: int = within(30, low=0)
     answer_tokens: int = within(24, low=1)
     max_new_tokens: int = within(40, low=1)
     shots: int = within(3, low=0, high=8)

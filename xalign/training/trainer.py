@@ -110,7 +110,10 @@ class Trainer:
                   "zero_optimization": {"stage": node.zero},
                   "zero_allow_untested_optimizer": True, "steps_per_print": sys.maxsize}
         with quiet_stderr():  # ZeRO-3 looks for libaio with the linker
-            return deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)[0]
+            engine = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)[0]
+        if self.world == 1 and node.zero == 0:  # nobody to average with: it would only copy every gradient twice, 10 % of a step
+            engine.enable_backward_allreduce = False
+        return engine
 
     def fit(self) -> dict[str, Any]:
         """Train to the end; leaves the chosen weights in ``checkpoints/best.safetensors``.

@@ -17,7 +17,7 @@ class LabData(Node):
 
     answer_tokens: ClassVar[int] = 48  # an answer to these questions is a name or a sentence; a longer one rambles
 
-    questions: int = within(120, 1, 100_000, "there are about 600 training questions; a larger number takes them all")
+    questions: int = within(90, 1, 100_000, "there are about 600 training questions; a larger number takes them all")
 
     def questions_stage(self, run: Run, lang: str) -> Stage:
         """``examples.jsonl``: training questions with their short answers in `lang`; the seed picks which."""
