@@ -129,8 +129,9 @@ def test_ctrl_c_is_one_line_and_130(tmp_path, parallel_files):
 @pytest.mark.lab
 def test_the_laboratory_for_real(tmp_path):
     """Real weights, real sentences, every stage, W&B offline; only the sizes are small."""
-    done = xalign("method=sdrrl", "lang=fin", "data.questions=8", "parallel.sentences=4", "parallel.name_passes=0.1", "trainer.max_steps=3",
-                  "task.choice_items=32", "task.open_items=4", "task.phrases=2", "task.sentences=2", "task.shots=0", cwd=tmp_path, timeout=500)
+    done = xalign("method=sdrrl", "lang=fin", "data.questions=8", "parallel.sentences=4", "parallel.name_passes=0.1",
+                  "trainer.max_steps=3", "task.choice_items=32", "task.open_items=4", "task.phrases=2", "task.sentences=2",
+                  "task.shots=0", cwd=tmp_path, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "test facts in training 0" in done.stdout and "offline" in done.stdout + done.stderr
     folder = only_run(tmp_path, "sdrrl-fin-smollm2-*")

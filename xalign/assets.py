@@ -13,6 +13,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -116,10 +117,8 @@ def _pip_download(wheel: Wheel, tmp: Path) -> None:
 def _size_of(folder: Path) -> int:
     size = 0
     for path in folder.rglob("*"):
-        try:
+        with suppress(OSError):  # pip may move it meanwhile
             size += path.stat().st_size if path.is_file() else 0
-        except OSError:  # pip moved it meanwhile
-            pass
     return size
 
 

@@ -7,6 +7,7 @@ processes that want the same artifact wait for the first one.
 """
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -165,10 +166,8 @@ class Cache:
             facts = dict(stage.work(partial, inputs) or {})
         except BaseException:
             if stage.resumable and partial.is_dir():
-                try:
+                with contextlib.suppress(OSError):
                     spent.write_text(str(before + time.perf_counter() - start))
-                except OSError:
-                    pass
             raise
         seconds = before + time.perf_counter() - start
         spent.unlink(missing_ok=True)

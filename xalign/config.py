@@ -71,7 +71,7 @@ class Node:
                 if isinstance(value, str):
                     raise ConfigError(f"{key}={value}: must be a number{note}")
                 low, high, above = meta["low"], meta["high"], meta["above"]
-                bad = not value == value or (low is not None and value < low) or (high is not None and value > high) \
+                bad = value != value or (low is not None and value < low) or (high is not None and value > high) \
                     or (above is not None and value <= above)
                 if bad:
                     span = f"greater than {above:g}" if above is not None and high is None else \

@@ -106,7 +106,8 @@ def overlap_stage(run: Run, rows: Stage, evaluations: Sequence[Stage]) -> Stage:
     """
     def work(folder: Path, inputs: list[Artifact]) -> dict[str, Any]:
         examples = read_examples(inputs[0].file("rows.jsonl"))
-        tests = [text for a in inputs[1:] for path in sorted(a.path.glob("predictions.*.jsonl")) for text in map(_test_text, read_jsonl(path))]
+        paths = [path for a in inputs[1:] for path in sorted(a.path.glob("predictions.*.jsonl"))]
+        tests = [_test_text(record) for path in paths for record in read_jsonl(path)]
         found = ngram_overlap((f"{e.prompt}\n{e.response}" for e in examples), tests)
         leaks = fact_leaks(examples, (run.source, *run.lang))
         write_jsonl(folder / "overlap.jsonl", [{**found, "fact_leaks": leaks}])

@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from xalign.languages import LANGUAGES
@@ -52,7 +52,7 @@ class Fact:
     split: str
 
 
-@lru_cache(maxsize=None)
+@cache
 def versions() -> dict[str, Any]:
     """What decides the facts and their wording, for stage keys: packages, templates, and the rules of this folder."""
     from importlib.metadata import version
@@ -67,7 +67,7 @@ def chance(*parts: object) -> float:
     return int.from_bytes(hashlib.sha256("|".join(map(str, parts)).encode()).digest()[:7], "big") / 2**56
 
 
-@lru_cache(maxsize=None)
+@cache
 def locale(lang: str) -> Any:
     """The babel Locale of a language of `LANGUAGES`."""
     from babel import Locale
@@ -108,14 +108,14 @@ def fold(text: str) -> str:
     return "".join(c for c in unicodedata.normalize("NFD", text.casefold()) if not unicodedata.combining(c))
 
 
-@lru_cache(maxsize=None)
+@cache
 def territories() -> tuple[str, ...]:
     """Two-letter territories that have a name in every language, without `NO_TERRITORY`."""
     codes = (t for t in locale("eng").territories if len(t) == 2 and t.isalpha() and t not in NO_TERRITORY)
     return tuple(sorted(t for t in codes if all(t in locale(lang).territories for lang in LANGUAGES)))
 
 
-@lru_cache(maxsize=None)
+@cache
 def cities() -> dict[str, str]:
     """CLDR's zone cities that have a name in every language: zone id -> territory."""
     from babel.core import get_global
@@ -165,7 +165,7 @@ def _candidates() -> list[tuple[str, str, str, str, str]]:
     return rows
 
 
-@lru_cache(maxsize=None)
+@cache
 def facts() -> tuple[Fact, ...]:
     """All facts, by kind and in a constant shuffled order."""
     clean = [Fact(*row, split_of(row[2])) for row in _candidates() if not _leaks(row[3], row[4])]
@@ -187,7 +187,7 @@ def facts() -> tuple[Fact, ...]:
     return tuple(kept)
 
 
-@lru_cache(maxsize=None)
+@cache
 def by_id() -> dict[str, Fact]:
     """Facts by id."""
     return {f.id: f for f in facts()}

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from random import Random
 
 from xalign.data.lab.facts import KINDS, Fact, chance, facts, fold, name
@@ -47,7 +47,7 @@ class OpenItem:
     source_answer: str
 
 
-@lru_cache(maxsize=None)
+@cache
 def _dealt() -> tuple[tuple[Fact, tuple[str, ...], int], ...]:
     """(fact, option term ids, gold index) of every test fact, relations interleaved.
 

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from random import Random
 
@@ -79,7 +79,7 @@ def _measure(rng: Random, split: str) -> tuple[str, Callable[[str], str]]:
             return f"measure/{value}/{unit}", lambda lang: _unit(lang, value, unit)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _terms_of(split: str, kind: str) -> tuple[str, ...]:
     """Terms for phrases. The facts' own names are in every training set (see `name_lists`), so tests hold the others."""
     entities = set(_entities(kind))
@@ -128,7 +128,7 @@ def names(src: str, tgt: str) -> list[Pair]:
     return [Pair(f"name/{t}", source[kind][t], target[kind][t], "names") for kind in NAMED for t in _entities(kind)]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _entities(kind: str) -> tuple[str, ...]:
     """Terms that the facts use as subject or answer."""
     from xalign.data.lab.facts import facts

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from xalign.config import XalignError
@@ -47,7 +47,7 @@ ALIASES = {
 }
 
 
-@lru_cache(maxsize=None)
+@cache
 def templates() -> dict[str, Any]:
     """The shipped table: language -> ``country``, ``place`` and for each relation t1-t3, ``test``, ``answer``."""
     from importlib.resources import files
@@ -107,7 +107,7 @@ def parse_sentence(text: str, lang: str) -> tuple[str, str] | None:
     return None
 
 
-@lru_cache(maxsize=None)
+@cache
 def _patterns(kind: str, lang: str) -> list[re.Pattern[str]]:
     own = templates()[lang][kind]["answer"].rstrip(".。។।")
     forms = [re.escape(own).replace(re.escape("{y}"), "(?P<y>.{1,80}?)")]
@@ -116,7 +116,7 @@ def _patterns(kind: str, lang: str) -> list[re.Pattern[str]]:
     return [re.compile(form + r"[.。។।]?", re.IGNORECASE) for form in forms]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _lexicon(kind: str, lang: str) -> dict[str, str]:
     """Spelling -> term id; a spelling with two meanings of equal rank is left out."""
     from xalign.data.lab.terms import term_ids

@@ -1,7 +1,7 @@
 """CLDR's terms as a phrase table: territories, languages, currencies, cities, scripts, months, weekdays, units."""
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 from xalign.data.lab.facts import cities, locale, name, territories, tidy
 from xalign.languages import LANGUAGES
@@ -9,7 +9,7 @@ from xalign.languages import LANGUAGES
 NAMED = ("territory", "language", "currency", "city")
 
 
-@lru_cache(maxsize=None)
+@cache
 def term_ids(kind: str) -> tuple[str, ...]:
     """Ids of the terms of a kind of `NAMED` that have a name in every language."""
     if kind == "territory":
@@ -24,7 +24,7 @@ def term_ids(kind: str) -> tuple[str, ...]:
     return tuple(f"{kind}/{code}" for code in sorted(codes))
 
 
-@lru_cache(maxsize=None)
+@cache
 def terms(lang: str) -> dict[str, dict[str, str]]:
     """kind -> {term id: name in `lang`}."""
     where = locale(lang)
