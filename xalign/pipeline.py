@@ -146,7 +146,8 @@ def start_tracker(run: Run, folder: Path, out: Console) -> Any:
     from xalign.tracking import start
 
     group = Path(os.environ["XALIGN_SWEEP"]).name if "XALIGN_SWEEP" in os.environ else None
-    return start(run.tracker, config=plain(run), name=folder.name, group=group, folder=folder, say=out.print)
+    return start(run.tracker, config=plain(run), name=folder.name, group=group, folder=folder,
+                 say=lambda line: out.print(line, soft_wrap=True, markup=False))
 
 
 def plain(run: Run) -> dict[str, Any]:
