@@ -201,7 +201,8 @@ def test_option_log_likelihoods_equal_the_harness_on_belebele(tmp_path):
     for file in weights.iterdir():
         if file.name != "config.json":
             os.symlink(file, tmp_path / file.name)
-    (tmp_path / "config.json").write_text(json.dumps({**config, "rope_theta": 10000.0}))
+    (tmp_path / "config.json").write_text(json.dumps(
+        {**config, "rope_theta": 10000.0, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}))
     rows = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()[:48]]
     got = load_backbone(tmp_path, SmolLM2()).score(
         [f"P: {r['flores_passage']}\nQ: {r['question']}\nAnswer:" for r in rows],

@@ -61,11 +61,11 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, argv, words):
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_malformed_data_line_names_file_and_line(tmp_path):
+def test_a_malformed_data_line_names_file_and_line(tmp_path, parallel_files):
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"instruction": "Say hi.", "input": "", "output": "Hi."}\n{"instruction": "Say', encoding="utf-8")
     argv = [a for a in TINY if not a.startswith("data.")]
-    done = xalign("method=sft", "lang=fin", "data=alpaca", f"data.path={bad}", *argv, f"parallel.path={tmp_path}",
+    done = xalign("method=sft", "lang=fin", "data=alpaca", f"data.path={bad}", *argv, f"parallel.path={parallel_files}",
                   f"cache={tmp_path / 'c'}", cwd=tmp_path)
     assert done.returncode == 2 and f"{Path(bad).name}:2" in done.stderr, done.stderr
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import subprocess
 import sys
 import zipfile
@@ -43,16 +44,23 @@ def record(node, folder: Path) -> tuple[Tracker, list[str]]:
 
 
 def wandb_records(folder: Path) -> list:
+    """The records of an offline run: W&B's 7-byte header, then LevelDB's log format (32 KiB blocks; each chunk has a
+    CRC of 4 bytes, a length of 2, a type of 1: 1 whole, 2 first, 3 middle, 4 last)."""
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
     (path,) = folder.rglob("run-*.wandb")
-    store, records = DataStore(), []
-    store.open_for_scan(str(path))
-    while (data := store.scan_data()) is not None:
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        records.append(record)
+    data, at, whole, records = path.read_bytes(), 7, b"", []
+    while at + 7 <= len(data):
+        left = 32768 - at % 32768
+        length, kind = struct.unpack("<HB", data[at + 4:at + 7])
+        if left < 7 or kind == 0:
+            at += left
+            continue
+        whole += data[at + 7:at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):
+            records.append(wandb_internal_pb2.Record.FromString(whole))
+            whole = b""
     return records
 
 

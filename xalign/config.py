@@ -193,7 +193,7 @@ def make_run(config: dict[str, Any], chosen: dict[str, str]) -> Run:
     nodes = {name: build(config[name], name) for name in Run.NODES}
     run = Run(lang=langs, source=source, seed=seed, plan=config["plan"], runs=config["runs"], cache=config["cache"],
               choices=dict(chosen), **nodes)
-    for name in Run.NODES:
+    for name in (*Run.NODES[1:], "method"):  # the method last: it asks whether the others fit together
         hook = getattr(nodes[name], "check_run", None)
         if hook:
             hook(run)

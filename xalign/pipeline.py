@@ -204,7 +204,6 @@ def collect_rows(run: Run, folder: Path, before: dict[str, Artifact], after: dic
     shared = {"run": folder.name, "method": pick("method"), "source": run.source, "backbone": pick("backbone"), "seed": run.seed}
     rows = []
     for lang in before:
-        earlier = {(s["task"], s["metric"]): s["value"] for s in read_jsonl(before[lang].file("scores.jsonl")) if s["name"] == "model"}
         old, new = per_example(before[lang]), per_example(after[lang])
         for score in read_jsonl(before[lang].file("scores.jsonl")):
             when = "before" if score["name"] == "model" else f"baseline:{score['name']}"
@@ -215,7 +214,7 @@ def collect_rows(run: Run, folder: Path, before: dict[str, Artifact], after: dic
             ids = sorted(set(a) & set(b))
             if ids:
                 test = paired([a[i][0] for i in ids], [b[i][0] for i in ids], clusters=[a[i][1] for i in ids])
-                row |= {"diff": score["value"] - earlier[row["task"], row["metric"]], "diff_se": test.se, "p": test.p_randomisation,
+                row |= {"diff": test.diff, "diff_se": test.se, "p": test.p_randomisation,
                         "pairs": len(ids), "detectable": test.detectable(scale=100 if row["metric"] in ("bleu", "chrf") else 1)}
             rows.append(row)
     return rows
