@@ -110,7 +110,7 @@ def _pip_download(wheel: Wheel, tmp: Path) -> None:
                 process.wait()
     if process.returncode or not (tmp / wheel.file).is_file():
         lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-        if shutil.disk_usage(tmp).free < 2**20:  # pip's own log had no room to say so
+        if shutil.disk_usage(tmp).free < wheel.size:  # pip's own log had no room to say so
             raise OSError(errno.ENOSPC, "No space left on device", str(tmp))
         errors = [line for line in lines if line.startswith("ERROR") or "No module named" in line] or lines
         reason = errors[-1] if errors else "pip gave no reason"
