@@ -12,7 +12,7 @@ from xalign.cache import Cache
 from xalign.config import ConfigError, XalignError
 from xalign.data import lab
 from xalign.data.examples import Example, read_examples, read_jsonl
-from xalign.data.lab.templates import TRAIN_TEMPLATES, templates
+from xalign.data.lab.templates import TRAIN_TEMPLATES, render, templates
 from xalign.data.overlap import fact_leaks, ngram_overlap
 from xalign.data.parallel import FileParallel, LabParallel
 from xalign.languages import LANGUAGES
@@ -189,3 +189,14 @@ def test_parallel_nodes(tmp_path: Path) -> None:
 @pytest.mark.skipif(not NTREX.is_dir(), reason="the shared NTREX files are not there")
 def test_ntrex(tmp_path: Path) -> None:
     assert Cache(tmp_path).get(FileParallel(str(NTREX)).stage(RUN, "fin")).receipt["facts"]["pairs"] == 1000
+
+
+def test_the_shuffled_control_keeps_questions_and_answers_but_no_true_pair():
+    from xalign.data.lab.node import training_examples
+
+    true, wrong = (training_examples("eng", 10_000, 0, shuffled) for shuffled in (False, True))
+    assert [e.prompt for e in true] == [e.prompt for e in wrong]
+    assert Counter(e.response for e in true) == Counter(e.response for e in wrong)
+    assert not any(a.response == b.response for a, b in zip(true, wrong))
+    assert all(render(e.id, "fin")[0] == render(t.id, "fin")[0] for e, t in zip(wrong[:50], true[:50]))
+    assert render("capital/FI/t1=capital/SE", "fin")[1] == render("capital/SE/t1", "fin")[1] == "Tukholma"

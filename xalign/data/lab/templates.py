@@ -75,14 +75,17 @@ def question(kind: str, template: str, subject: str, lang: str) -> str:
 def render(example_id: str, lang: str) -> tuple[str, str]:
     """(prompt, short answer) of a laboratory id such as ``capital/FI/t1`` in any language.
 
+    ``capital/FI/t1=capital/SE`` is the question about the one with the answer of the other (`LabData.shuffled`).
+
     Raises:
         XalignError: if there is no such fact or template.
     """
-    fact_id, _, template = example_id.rpartition("/")
-    fact = by_id().get(fact_id)
-    if fact is None or template not in (*TRAIN_TEMPLATES, "test"):
+    asked, _, answered = example_id.partition("=")
+    fact_id, _, template = asked.rpartition("/")
+    fact, other = by_id().get(fact_id), by_id().get(answered or fact_id)
+    if fact is None or other is None or template not in (*TRAIN_TEMPLATES, "test"):
         raise XalignError(f"{example_id}: the laboratory has no such question")
-    return question(fact.kind, template, fact.subject, lang), name(fact.answer, lang)
+    return question(fact.kind, template, fact.subject, lang), name(other.answer, lang)
 
 
 def render_sentence(kind: str, answer: str, lang: str) -> str:
