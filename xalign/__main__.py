@@ -65,7 +65,7 @@ def job(config: Any) -> None:
         run = make_run(OmegaConf.to_container(config, resolve=True), dict(hydra.runtime.choices))  # type: ignore[arg-type]
         from xalign.pipeline import execute
 
-        done["folder"] = str(execute(run, list(hydra.overrides.task)))
+        done["folder"] = str(execute(run))
 
     done: dict[str, Any] = {"overrides": list(hydra.overrides.task)}
     if hydra.mode == RunMode.RUN:

@@ -8,7 +8,6 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +100,7 @@ def print_plan(run: Run, plan: Plan, cache: Cache, folder: Path) -> None:
     out.print(f"estimated {clock(left)} on two CPU cores · cache {cache.root} · results {folder}\n")
 
 
-def execute(run: Run, overrides: Iterable[str] = ()) -> Path:
+def execute(run: Run) -> Path:
     """Print the plan of `run` and, unless ``plan=true``, carry it out.
 
     Returns:

@@ -1,7 +1,7 @@
 """Reference-free translation quality (COMET-Kiwi), scored in a process of its own.
 
-Run as a file by an interpreter that has unbabel-comet, it reads ``{"src", "mt"}`` JSON lines from
-standard input and writes one score a line: so COMET's pins never meet the rest of xalign.
+Run as a file by an interpreter that has unbabel-comet, it reads a file of ``{"src", "mt"}`` JSON lines and
+writes a file with the list of scores: so COMET's pins never meet the rest of xalign.
 """
 from __future__ import annotations
 
