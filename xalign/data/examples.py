@@ -24,6 +24,9 @@ class Example:
         split: ``train`` or ``test``.
         group: rows that must stay on one side of a train/validation cut (the entity or source row).
         weight: weight of each supervised token of the row in the loss; 1 for a plain mean over tokens.
+        options: what an encoder chooses from, the response among them; empty for free text.
+        pivot: the same prompt in the source language, for a loss that compares the two; empty: none.
+        pivot_options: `options` in the same order, as they stand beside the pivot.
     """
 
     id: str
@@ -35,6 +38,13 @@ class Example:
     split: str = "train"
     group: str = ""
     weight: float = 1.0
+    options: tuple[str, ...] = ()
+    pivot: str = ""
+    pivot_options: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("options", "pivot_options"):  # JSON has lists
+            object.__setattr__(self, name, tuple(getattr(self, name)))
 
     def with_(self, **changes: Any) -> Example:
         """A copy with `changes`."""

@@ -98,15 +98,15 @@ def _find_terms(text: str, table: list[tuple[str, set[str]]], spaced: bool, pres
                 present.setdefault(term, set()).add(form)
 
 
-def overlap_stage(run: Run, rows: Stage, evaluations: Sequence[Stage]) -> Stage:
-    """Check the training rows against everything that `evaluations` of the untrained model asked.
+def overlap_stage(run: Run, rows: Sequence[Stage], evaluations: Sequence[Stage]) -> Stage:
+    """Check the rows of all training stages against everything that `evaluations` of the untrained model asked.
 
     The facts of its receipt: rows, tests, n, overlapping (test texts that share an n-gram), fact_leaks (training
     rows that state a test fact of the laboratory), and examples of both.
     """
     def work(folder: Path, inputs: list[Artifact]) -> dict[str, Any]:
-        examples = read_examples(inputs[0].file("rows.jsonl"))
-        paths = [path for a in inputs[1:] for path in sorted(a.path.glob("predictions.*.jsonl"))]
+        examples = [e for a in inputs[:len(rows)] for e in read_examples(a.file("rows.jsonl"))]
+        paths = [path for a in inputs[len(rows):] for path in sorted(a.path.glob("predictions.*.jsonl"))]
         tests = [_test_text(record) for path in paths for record in read_jsonl(path)]
         found = ngram_overlap((f"{e.prompt}\n{e.response}" for e in examples), tests)
         leaks = fact_leaks(examples, (run.source, *run.lang))
@@ -114,7 +114,7 @@ def overlap_stage(run: Run, rows: Stage, evaluations: Sequence[Stage]) -> Stage:
         return {"rows": len(examples), "tests": len(tests), "n": found["n"], "long_enough": found["long_enough"],
                 "overlapping": found["overlapping"], "fact_leaks": len(leaks)}
 
-    return Stage("overlap", 2, {"languages": [run.source, *run.lang]}, work, (rows, *evaluations), 3,
+    return Stage("overlap", 2, {"languages": [run.source, *run.lang]}, work, (*rows, *evaluations), 3,
                  "overlap of training rows and tests")
 
 

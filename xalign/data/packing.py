@@ -35,6 +35,9 @@ class Row:
         n_prompt: how many leading ids are prompt (at least 1, never supervised).
         weight: weight of each supervised token in the loss.
         subset, group: as in `Example`; an empty group means the row is its own group.
+        parts: for an encoder, the lengths of the texts that `ids` concatenates (`xalign.data.choices`); the row
+            then has one target, the choice of option `gold` (-1: none).
+        twin: the same row with the source-language prompt (`Example.pivot`); as many targets, the same answer.
     """
 
     id: str
@@ -43,11 +46,23 @@ class Row:
     subset: str = ""
     group: str = ""
     weight: float = 1.0
+    parts: tuple[int, ...] = ()
+    gold: int = -1
+    twin: Row | None = None
 
     @property
     def targets(self) -> int:
-        """The number of supervised tokens."""
-        return len(self.ids) - self.n_prompt
+        """The number of supervised tokens; of an encoder's row, of supervised choices."""
+        return int(self.gold >= 0) if self.parts else len(self.ids) - self.n_prompt
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the row costs, its twin's included."""
+        return len(self.ids) + (self.twin.tokens if self.twin else 0)
+
+    def unlabelled(self) -> Row:
+        """The row without targets: something to compute when there is nothing to learn."""
+        return replace(self, n_prompt=len(self.ids), gold=-1, twin=self.twin and self.twin.unlabelled())
 
 
 @dataclass(frozen=True)
@@ -187,11 +202,11 @@ def plan_steps(rows: Sequence[Row], tokens_per_step: int, seed: int, epoch: int)
     steps: list[list[Row]] = []
     used = tokens_per_step
     for r in order:
-        if not steps or used + len(r.ids) > tokens_per_step:
+        if not steps or used + r.tokens > tokens_per_step:
             steps.append([])
             used = 0
         steps[-1].append(r)
-        used += len(r.ids)
+        used += r.tokens
     return steps
 
 
@@ -203,10 +218,9 @@ def deal(rows: Sequence[Row], parts: int) -> list[list[Row]]:
     """
     bins: list[list[Row]] = [[] for _ in range(parts)]
     sizes = [0] * parts
-    for r in sorted(rows, key=lambda r: (-len(r.ids), r.id)):
+    for r in sorted(rows, key=lambda r: (-r.tokens, r.id)):
         k = sizes.index(min(sizes))
         bins[k].append(r)
-        sizes[k] += len(r.ids)
-    short = min(rows, key=lambda r: len(r.ids))
-    filler = replace(short, n_prompt=len(short.ids))
+        sizes[k] += r.tokens
+    filler = min(rows, key=lambda r: r.tokens).unlabelled()
     return [b or [filler] for b in bins]

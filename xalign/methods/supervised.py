@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SFT(Method):
-    """Fine-tuning on the source language's instruction data only (equation 2)."""
+    """Fine-tuning on the source language's instruction data only (equation 2); of an encoder, on its choices."""
 
     name: ClassVar[str] = "sft"
+    kinds: ClassVar[tuple[str, ...]] = ("causal", "encoder")
 
     def rows(self, run: Run) -> Stage:
         """D, as it is: independent of the target language."""
@@ -53,9 +54,10 @@ class TSFT(Method):
                      label=f"rows t_sft {source}→{target}")
 
 
-def filtered(run: Run, examples: Stage, sides: Sequence[str] = ("prompt", "response")) -> Stage:
-    """`examples` translated into the target language and filtered; shared by every method that asks for the same."""
-    return run.filter.stage(run, examples, run.translator.stage(run, examples, run.target, sides), run.target)
+def filtered(run: Run, examples: Stage, sides: Sequence[str] = ("prompt", "response"), lang: str = "") -> Stage:
+    """`examples` translated into `lang` (default: the one target) and filtered; shared by all methods that ask for the same."""
+    lang = lang or run.target
+    return run.filter.stage(run, examples, run.translator.stage(run, examples, lang, sides), lang)
 
 
 def labelled(examples: Iterable[Example], subset: str) -> list[Example]:

@@ -1,32 +1,23 @@
-"""The laboratory's tests on entities that training never saw: multiple choice, open answers, translation, language."""
+"""The laboratory's tests on entities that training never saw: multiple choice, terms, open answers, translation, language."""
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from xalign.cache import Stage
 from xalign.config import choices, within
 from xalign.data.instructions import translation_prompt
+from xalign.data.lab.categories import CATEGORIES, TEST_TERMS
+from xalign.data.lab.node import whole
 from xalign.languages import LANGUAGES
 from xalign.metrics.answers import F1, Containment, ExactMatch
 from xalign.metrics.base import Metric, Score
 from xalign.metrics.offtarget import OffTarget
-from xalign.metrics.ranking import Accuracy
 from xalign.metrics.translation import BLEU, ChrF
-from xalign.tasks.base import (
-    Evaluation,
-    Question,
-    Request,
-    Task,
-    add_chance,
-    add_ranking,
-    example_rows,
-    generate_all,
-    rank_options,
-)
+from xalign.tasks.base import ENCODER_SECONDS, Evaluation, Request, Task, example_rows, generate_all
+from xalign.tasks.ranking import Question, add_chance, add_majority, add_ranking, most_common, rank_options
 
 if TYPE_CHECKING:
     from xalign.config import Run
@@ -34,9 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LabTask(Task):
-    """Sizes of the laboratory's tests; see the YAML."""
+    """Sizes of the laboratory's tests; see the YAML. An encoder generates nothing: it gets multiple choice and terms."""
 
     choice_items: int = within(0, low=0)
+    terms: Any = "auto"
     open_items: int = within(60, low=0)
     phrases: int = within(40, low=0)
     sentences: int = within(30, low=0)
@@ -45,27 +37,50 @@ class LabTask(Task):
     shots: int = within(3, low=0, high=8)
     scores: list[str] = choices(("raw", "pmi"), "raw", "tokens", "bytes", "pmi")
 
+    def check(self, path: str) -> None:
+        super().check(path)
+        whole(self.terms, f"{path}.terms", 0, 100_000, f"there are {TEST_TERMS}, a larger number takes them all")
+
+    def _terms(self, kind: str) -> int:
+        """How many terms a backbone of this kind classifies."""
+        if self.terms == "auto":
+            return TEST_TERMS if kind == "encoder" else 0
+        return min(self.terms, TEST_TERMS)
+
     def recipe(self, run: Run, lang: str) -> dict[str, Any]:
         from xalign.data.lab.facts import versions
 
-        own = asdict(self)
-        if lang == run.source:  # translation belongs to the target's evaluation
+        own = asdict(self) | {"terms": self._terms(run.backbone.kind)}
+        if run.backbone.kind == "encoder":
+            own = {k: own[k] for k in ("choice_items", "terms", "scores")}
+        elif lang == run.source:  # translation belongs to the target's evaluation
             own = {k: v for k, v in own.items() if k not in ("phrases", "sentences")}
+        if not own["terms"]:
+            del own["terms"]
         return {"name": "lab", "data": versions(), "source": run.source, **own}
 
     def inputs(self, run: Run, lang: str) -> tuple[Stage, ...]:
         from xalign.assets import home_assistant_stage
 
-        return (home_assistant_stage(),) if self.sentences and lang != run.source else ()
+        translates = self.sentences and lang != run.source and run.backbone.kind != "encoder"
+        return (home_assistant_stage(),) if translates else ()
 
     def seconds(self, run: Run, lang: str, baselines: bool) -> float:
-        items = self.choice_items or 405
+        items = (self.choice_items or 405) + self._terms(run.backbone.kind)
+        if run.backbone.kind == "encoder":
+            return 4 + ENCODER_SECONDS * items
         translated = 0 if lang == run.source else 2 * (self.phrases + self.sentences)
         tokens = 0.6 if lang == "eng" else 1.0 if LANGUAGES[lang].script == "Latn" else 1.7  # a text's, relative to Finnish
         return 4 + tokens * (items * (0.08 if baselines else 0.035) + 0.12 * (self.open_items + translated))
 
     def evaluate(self, ev: Evaluation) -> None:
         _choice(self, ev)
+        if self._terms(ev.kind):
+            _classify(self, ev)
+        if ev.kind == "encoder":
+            metric = OffTarget()
+            ev.add("all", metric.name, Score(None, None, 0, metric.signature, "an encoder generates nothing"))
+            return
         generated = [*_open(self, ev), *_translation(self, ev)]
         generate_all(ev, [r for r, _ in generated], f"open answers and translations {ev.lang}")
         _add_open(ev, [r for r, _ in generated if r.fields["task"] == "open"])
@@ -87,28 +102,25 @@ def _choice(task: LabTask, ev: Evaluation) -> None:
     if not ev.baselines:
         return
     add_chance(ev, "choice", records, task.scores)
-    common = _most_common((r["kind"], r["options"][r["gold"]]) for r in records)
-    guesses = []
-    for r in records:
-        best = common[r["kind"]]
-        # where the majority answer is not on offer, it has to guess
-        guesses.append(float(r["options"][r["gold"]] == best) if best in r["options"] else 1 / len(r["options"]))
-    for by in task.scores:
-        score = Accuracy(by).aggregate(guesses, [r["cluster"] for r in records])
-        ev.add("choice", f"accuracy_{by}", replace(score, signature="most frequent right answer of the relation"), "majority")
-    if task.shots:
+    add_majority(ev, "choice", records, task.scores, "most frequent right answer of the relation", lambda r: r["kind"])
+    if task.shots and ev.kind != "encoder":
         name = f"{task.shots}-shot"
         few = rank_options(ev, questions, ev.journal("choice-shots"), task.scores, f"multiple choice {ev.lang}, {name}",
                            shots=lambda kind: train_shots(ev.lang, kind, task.shots))
         add_ranking(ev, "choice", few, task.scores, name, task.shots, differs=target)
 
 
-def _most_common(pairs: Any) -> dict[str, str]:
-    """Kind → its most frequent answer (the first in alphabetical order among equals)."""
-    counts: dict[str, Counter[str]] = {}
-    for kind, answer in pairs:
-        counts.setdefault(kind, Counter())[answer] += 1
-    return {kind: min(c, key=lambda a: (-c[a], a)) for kind, c in counts.items()}
+def _classify(task: LabTask, ev: Evaluation) -> None:
+    from xalign.data.lab import term_items
+
+    questions = [Question(i.id, i.kind, i.cluster, i.text, i.options, i.gold, i.neutral, i.differs)
+                 for i in term_items(ev.lang, ev.source, task._terms(ev.kind))]
+    records = rank_options(ev, questions, ev.journal("terms"), task.scores, f"terms {ev.lang}", task_name="term", categories=CATEGORIES)
+    add_ranking(ev, "terms", records, task.scores, differs=ev.lang != ev.source, kinds=True)
+    ev.facts["terms"] = len(records)
+    if ev.baselines:
+        add_chance(ev, "terms", records, task.scores)
+        add_majority(ev, "terms", records, task.scores, "most frequent category")
 
 
 def _answer_metrics(lang: str) -> list[Metric]:
@@ -135,7 +147,7 @@ def _open(task: LabTask, ev: Evaluation) -> list[tuple[Request, str]]:
     def request(i: Any) -> Request:
         fields = {"task": "open", "kind": i.kind, "cluster": i.entity, "answers": list(i.answers),
                   "source_answer": i.source_answer}
-        return Request(journal, i.id, i.question, tokens, fields, _rater(metrics, i.answers, ev.lang))
+        return Request(journal, i.id, i.question, tokens, fields, _rater(metrics, i.answers, ev.lang), "open")
 
     return [(request(i), ev.lang) for i in items]
 
@@ -146,7 +158,7 @@ def _add_open(ev: Evaluation, requests: Sequence[Request]) -> None:
     if not records:
         return
     clusters, answers = [r["cluster"] for r in records], [r["answers"] for r in records]
-    common = _most_common((r["kind"], r["answers"][0]) for r in records)
+    common = most_common((r["kind"], r["answers"][0]) for r in records)
     baselines = {"majority": [common[r["kind"]] for r in records]}
     if ev.lang != ev.source:
         baselines["copy"] = [r["source_answer"] for r in records]
@@ -183,7 +195,7 @@ def _translation(task: LabTask, ev: Evaluation) -> list[tuple[Request, str]]:
                 fields = {"task": f"{name}:{a}-{b}", "kind": p.kind, "cluster": p.id, "text": text, "reference": right}
                 tokens = task.max_new_tokens if name == "sentences" else min(task.answer_tokens, task.max_new_tokens)
                 out.append((Request(journal, f"{p.id}:{a}-{b}", translation_prompt(text, a, b), tokens, fields,
-                                    _rater(metrics, right, b)), b))
+                                    _rater(metrics, right, b), "translation"), b))
     return out
 
 

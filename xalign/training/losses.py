@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xalign.data.choices import ChoiceBatch, collate
 from xalign.data.packing import IGNORED, Batch
 
 
@@ -16,9 +17,9 @@ class LossOut:
     """One micro-batch's loss.
 
     Attributes:
-        sum: scalar, summed over supervised tokens, in nats; carries the gradient.
-        count: scalar, the number of supervised tokens.
-        logs: further scalars, summed over supervised tokens; the trainer logs each divided by the count.
+        sum: scalar, summed over targets (supervised tokens; an encoder's choices), in nats; carries the gradient.
+        count: scalar, the number of targets.
+        logs: further scalars, summed over targets; the trainer logs each divided by the count.
     """
 
     sum: Tensor
@@ -26,32 +27,112 @@ class LossOut:
     logs: dict[str, Tensor] = field(default_factory=dict)
 
 
-def label_logits(model: Any, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+@dataclass
+class Aids:
+    """What a loss may use besides the model it trains: `aids(model)`. Never trained, never saved.
+
+    Attributes:
+        backbone: the trained model's backbone, for its tokenizer.
+        teacher: another backbone, frozen, in evaluation mode; None unless the stage names one.
+    """
+
+    backbone: Any
+    teacher: Any = None
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The model's predictions where a row has targets, in the rows' order.
+
+    Attributes:
+        logits: [n, V] over the vocabulary; for an encoder over the options of the row (missing ones: the least number).
+        labels: [n] the right token or option.
+        weights: [n] of each target in the loss.
+        rows: [n] index into ``batch.rows``.
+        states: [n, H] last hidden states there (an encoder: its prompt's vector), if asked for.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    weights: Tensor
+    rows: Tensor
+    states: Tensor | None = None
+
+    @property
+    def count(self) -> Tensor:
+        return torch.tensor(len(self.labels))
+
+
+def bare(model: Any) -> Any:
+    """The module inside the trainer's engine, or the module itself."""
+    return getattr(model, "module", model)
+
+
+def aids(model: Any) -> Aids:
+    """See `Aids`."""
+    return bare(model).aids
+
+
+def twins(batch: Batch | ChoiceBatch) -> Batch | ChoiceBatch:
+    """The batch of the twins of those rows that have one, in the same order and with the same labels."""
+    packing = isinstance(batch, Batch) and batch.layout is not None
+    return collate([r.twin for r in batch.rows if r.twin], packing).to(batch.input_ids.device)
+
+
+def forward(model: Any, batch: Batch, **more: Any) -> Any:
+    """transformers' output of a causal model for a batch; `more` goes to the model."""
+    inputs: dict[str, Any] = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "use_cache": False, **more}
+    if batch.layout:
+        inputs["layout"] = batch.layout
+    return model(**inputs)
+
+
+def label_logits(model: Any, batch: Batch, states: bool = False) -> tuple[Tensor, ...]:
     """Run the model and return its logits where they are needed.
 
     Args:
         model: a causal language model of transformers, or the engine around it.
         batch: packed [1, T] (the model then needs `xalign.training.attention.use_packed`) or padded [B, T].
+        states: also return the last hidden states there.
     Returns:
-        logits [B, C, V], labels [B, C], weights [B, C] for the C positions that have a label in any row.
+        logits [B, C, V], labels [B, C], weights [B, C] for the C positions that have a label in any row; states [B, C, H].
     """
     columns = (batch.labels != IGNORED).any(0).nonzero()[:, 0]
-    inputs: dict[str, Any] = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "use_cache": False}
-    if batch.layout:
-        inputs["layout"] = batch.layout
-    few = "logits_to_keep" in inspect.signature(getattr(model, "module", model).forward).parameters
+    more: dict[str, Any] = {"output_hidden_states": True} if states else {}
+    few = "logits_to_keep" in inspect.signature(bare(model).forward).parameters
     if few:  # the vocabulary projection is the largest matrix: spare it the prompts
-        inputs["logits_to_keep"] = columns
-    logits = model(**inputs).logits
-    return logits if few else logits[:, columns], batch.labels[:, columns], batch.weights[:, columns]
+        more["logits_to_keep"] = columns
+    out = forward(model, batch, **more)
+    found = (out.logits if few else out.logits[:, columns], batch.labels[:, columns], batch.weights[:, columns])
+    return (*found, out.hidden_states[-1][:, columns]) if states else found
 
 
-def token_ce(model: Any, batch: Batch) -> LossOut:
-    """Weighted cross-entropy of the supervised tokens.
+def targets(model: Any, batch: Batch | ChoiceBatch, states: bool = False) -> Targets:
+    """The model's predictions for every target of the batch; `states`: with `Targets.states`."""
+    if isinstance(batch, ChoiceBatch):
+        out = model(batch, vectors=states)
+        logits, vectors = out if states else (out, None)
+        kept = (batch.gold >= 0).nonzero()[:, 0]
+        return Targets(logits[kept], batch.gold[kept], batch.weights[kept], kept, vectors[kept] if states else None)
+    logits, labels, weights, *vectors = label_logits(model, batch, states)
+    kept = labels != IGNORED
+    if len(labels) > 1 or not kept.all():  # packed, every column has a label: no copy then
+        rows = batch.segment_ids[:, (batch.labels != IGNORED).any(0)]
+        return Targets(logits[kept], labels[kept], weights[kept], rows[kept], vectors[0][kept] if states else None)
+    rows = batch.segment_ids[0, (batch.labels != IGNORED)[0]]
+    return Targets(logits[0], labels[0], weights[0], rows, vectors[0][0] if states else None)
+
+
+def cross_entropy(found: Targets) -> LossOut:
+    """Weighted cross-entropy of the targets.
 
     Returns:
-        sum: sum over supervised tokens of weight * CE [nats]; logs: ``ce``, the same without weights.
+        sum: sum over targets of weight * CE [nats]; logs: ``ce``, the same without weights.
     """
-    logits, labels, weights = label_logits(model, batch)
-    ce = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="none")
-    return LossOut((ce * weights.flatten()).sum(), (labels != IGNORED).sum(), {"ce": ce.detach().sum()})
+    ce = torch.nn.functional.cross_entropy(found.logits.float(), found.labels, reduction="none")
+    return LossOut((ce * found.weights).sum(), found.count, {"ce": ce.detach().sum()})
+
+
+def supervised(model: Any, batch: Batch | ChoiceBatch) -> LossOut:
+    """Weighted cross-entropy of the answer tokens, or of an encoder's choice among the options."""
+    return cross_entropy(targets(model, batch))

@@ -21,7 +21,11 @@ class TrainerNode(Node):
         packing: rows of a micro-batch as one sequence without padding; false pads them.
         warmup: share of the steps.
         final_lr: the cosine ends at this share of the peak.
-        betas, eps, weight_decay: AdamW; norms and biases do not decay.
+        optimizer: adamw, or sgd with `momentum`.
+        betas, eps: AdamW's.
+        weight_decay: of matrices; norms and biases do not decay.
+        adapter: none trains every weight; lora trains low-rank updates of all linear layers, merged when the model is saved.
+        lora_rank, lora_alpha, lora_dropout: the update is alpha / rank * B A x, with dropout on x.
         clip: largest gradient norm.
         precision: auto is fp32 on CPU, bf16 on CUDA.
         zero: DeepSpeed's ZeRO stage.
@@ -41,17 +45,28 @@ class TrainerNode(Node):
     packing: bool = True
     warmup: float = within(0.05, 0, 1)
     final_lr: float = within(0.1, 0, 1)
+    optimizer: str = choice("adamw", "adamw", "sgd")
+    momentum: float = within(0.9, 0, 0.999)
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
     eps: float = within(1e-5, above=0)
     weight_decay: float = within(0.1, low=0)
     clip: float = within(1.0, above=0)
     precision: str = choice("auto", "auto", "fp32", "bf16")
     zero: int = within(0, 0, 3)
+    adapter: str = choice("none", "none", "lora")
+    lora_rank: int = within(16, 1, 1024)
+    lora_alpha: float = within(32, above=0)
+    lora_dropout: float = within(0.0, 0, 0.9)
     activation_checkpointing: bool = False
     valid_share: float = within(0.05, 0, 0.5)
     eval_every: int = within(0, low=0)
     patience: int = within(4, low=0)
     checkpoint_every: float = within(600, low=0)
+
+    def check_run(self, run: Any) -> None:
+        """Raise ConfigError for an adapter on an encoder, which is small and trains a head of its own."""
+        if self.adapter != "none" and run.backbone.kind != "causal":
+            raise ConfigError(f"trainer.adapter={self.adapter}: is for causal backbones; set trainer.adapter=none")
 
     def check(self, path: str) -> None:
         super().check(path)

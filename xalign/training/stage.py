@@ -32,46 +32,53 @@ class TrainJob:
         folder: the stage's folder: checkpoints, ``log.jsonl``, and in the end the model.
         model: a folder that `load_backbone` opens.
         rows: ``rows.jsonl`` with Examples.
+        objective: gives loss, row weights and modules of its own (`xalign.methods.base.Objective`).
+        teacher: a folder that `load_backbone` opens, for objectives that compare; None for the others.
     """
 
     folder: Path
     model: Path
     rows: Path
     backbone: Any
-    method: Any
+    objective: Any
     trainer: TrainerNode
     seed: int
+    teacher: Path | None = None
+    lr_factor: float = 1.0
 
 
-def train_stage(run: Run, method: Any, rows: Stage, weights: Stage, name: str = "train", seconds: float = 240.0,
-                **overrides: Any) -> Stage:
-    """The stage that trains `weights` on `rows` with `method`'s loss.
+def train_stage(run: Run, objective: Any, rows: Stage, weights: Stage, name: str = "train", seconds: float = 240.0,
+                teacher: Stage | None = None, lr_factor: float = 1.0, **overrides: Any) -> Stage:
+    """The stage that trains `weights` on `rows` with the objective's loss.
 
     Args:
-        method: gives ``loss(model, batch) -> LossOut``, ``row_weights(rows) -> list[float]``,
-            ``loss_params() -> dict`` (what the key must know about the first two) and ``name``.
+        objective: a method, or one stage of it (`xalign.methods.base.Objective`).
         rows: its artifact holds ``rows.jsonl``.
         weights: its artifact is a model folder; another `train_stage` will do.
         name: folder name in the cache.
         seconds: estimated cost, for the plan.
+        teacher: its artifact is the model folder of the frozen model that the loss finds in `xalign.training.losses.aids`.
+        lr_factor: multiplies the learning rate.
         overrides: changed fields of ``run.trainer``, e.g. ``epochs=1``.
     Returns:
         A resumable stage whose artifact is the model in the hub's format and ``log.jsonl``.
     """
     trainer = dataclasses.replace(run.trainer, **overrides)
     trainer.check("trainer")
-    params = {"trainer": dataclasses.asdict(trainer), "loss": method.loss_params(), "backbone": run.backbone.params(),
-              "seed": run.seed}
+    params = {"trainer": dataclasses.asdict(trainer), "loss": objective.loss_params(), "backbone": run.backbone.params(),
+              "seed": run.seed, **({"lr_factor": lr_factor} if lr_factor != 1 else {})}
 
     def work(folder: Path, inputs: list[Artifact]) -> dict[str, Any]:
         from xalign.training.ranks import share
 
-        job = TrainJob(folder.resolve(), inputs[1].path.resolve(), inputs[0].file("rows.jsonl").resolve(), run.backbone, method,
-                       trainer, run.seed)
+        paths = [a.path.resolve() for a in inputs]
+        job = TrainJob(folder.resolve(), paths[1], paths[0] / "rows.jsonl", run.backbone, objective, trainer, run.seed,
+                       paths[2] if teacher else None, lr_factor)
         share(job)
         return run_job(job)
 
-    return Stage(name, 1, params, work, (rows, weights), seconds, f"{name} {method.name}", resumable=True)
+    inputs = (rows, weights, teacher) if teacher else (rows, weights)
+    return Stage(name, 2, params, work, inputs, seconds, f"{name} {objective.name}", resumable=True)
 
 
 def run_job(job: TrainJob) -> dict[str, Any]:
@@ -80,39 +87,68 @@ def run_job(job: TrainJob) -> dict[str, Any]:
     Raises:
         XalignError: when no row is left to train on, or the loss is not finite.
     """
-    from xalign.backbones.load import load_backbone
     from xalign.training.ranks import join
     from xalign.training.trainer import Trainer, load_weights
 
     rank, _ = join()
-    backbone = load_backbone(job.model, job.backbone, train=True)
-    rows, dropped = tokenise(read_examples(job.rows), backbone.encode_pair, job.trainer.max_length)
+    backbone = open_backbone(job)
+    rows, dropped = tokenise(read_examples(job.rows), backbone, job.trainer.max_length)
     if not rows:
-        raise XalignError(f"{job.method.name}: none of {dropped} rows fits trainer.max_length={job.trainer.max_length}; raise it")
-    train, valid = (weigh(job.method, part) for part in split_groups(rows, job.trainer.valid_share, job.seed))
+        raise XalignError(f"{job.objective.name}: none of {sum(dropped.values())} rows fits trainer.max_length="
+                          f"{job.trainer.max_length}; raise it")
+    train, valid = (weigh(job.objective, part) for part in split_groups(rows, job.trainer.valid_share, job.seed))
     log = on_log if rank == 0 else None
-    facts = Trainer(backbone.model, job.method, job.trainer, train, valid, job.folder, job.seed, log).fit()
+    facts = Trainer(backbone.model, job.objective, job.trainer, train, valid, job.folder, job.seed, log,
+                    job.lr_factor).fit()
     del backbone
     gc.collect()  # the engine holds itself in cycles: let go of optimiser and gradients before loading again
     if rank == 0:
-        best = load_backbone(job.model, job.backbone, train=True)
+        best = open_backbone(job, teacher=False)
         load_weights(best.model, job.folder)
+        if job.trainer.adapter == "lora":
+            from xalign.training.adapter import merge
+
+            merge(best.model)
+        best.detach()
         best.save(job.folder)
         shutil.rmtree(job.folder / "checkpoints")
-    return {"rows": len(rows), "rows_dropped_too_long": dropped, **facts}
+    return {"rows": len(rows), **{f"rows_dropped_{why}": n for why, n in dropped.items()}, **facts}
 
 
-def tokenise(examples: list[Example], encode_pair: Callable[[str, str], tuple[list[int], int]],
-             max_length: int) -> tuple[list[Row], int]:
-    """Rows of at most `max_length` tokens with at least one supervised one, and how many were dropped."""
-    rows = []
+def open_backbone(job: TrainJob, teacher: bool = True) -> Any:
+    """The backbone as it is trained: adapter and the objective's modules in place, the teacher beside it if asked for."""
+    from xalign.backbones.load import load_backbone
+    from xalign.training.losses import Aids
+
+    backbone = load_backbone(job.model, job.backbone, train=True)
+    if job.trainer.adapter == "lora":
+        from xalign.training.adapter import add_lora
+
+        add_lora(backbone.model, job.trainer, job.seed)
+    job.objective.extend(backbone)
+    backbone.model.aids = Aids(backbone, load_backbone(job.teacher, job.backbone) if teacher and job.teacher else None)
+    return backbone
+
+
+def tokenise(examples: list[Example], backbone: Any, max_length: int) -> tuple[list[Row], dict[str, int]]:
+    """Rows of at most `max_length` tokens with at least one target, and how many were dropped for which reason."""
+    rows, dropped = [], {"too_long": 0}
     for e in examples:
-        ids, n_prompt = encode_pair(e.prompt, e.response)
-        if n_prompt < len(ids) <= max_length:
-            rows.append(Row(e.id, tuple(ids), n_prompt, e.subset, e.group, e.weight))
-    return rows, len(examples) - len(rows)
+        row = backbone.paired_row(e)
+        if row is None:
+            dropped["answer_split_differently"] = dropped.get("answer_split_differently", 0) + 1
+        elif row.targets and max(_longest(row), _longest(row.twin) if row.twin else 0) <= max_length:
+            rows.append(row)
+        else:
+            dropped["too_long"] += 1
+    return rows, dropped
 
 
-def weigh(method: Any, rows: list[Row]) -> list[Row]:
-    """The rows with the method's weight for each of their supervised tokens."""
-    return [dataclasses.replace(r, weight=w) for r, w in zip(rows, method.row_weights(rows), strict=True)] if rows else []
+def _longest(row: Row) -> int:
+    """Tokens of the longest sequence that the model reads for the row."""
+    return max(row.parts) if row.parts else len(row.ids)
+
+
+def weigh(objective: Any, rows: list[Row]) -> list[Row]:
+    """The rows with the objective's weight for each of their targets."""
+    return [dataclasses.replace(r, weight=w) for r, w in zip(rows, objective.row_weights(rows), strict=True)] if rows else []

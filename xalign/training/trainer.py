@@ -17,7 +17,8 @@ import torch.distributed as dist
 
 from xalign.cache import write_json
 from xalign.config import XalignError
-from xalign.data.packing import Row, deal, pack, pad, plan_steps
+from xalign.data.choices import collate
+from xalign.data.packing import Row, deal, plan_steps
 from xalign.progress import bar
 from xalign.training.node import TrainerNode
 from xalign.training.ranks import join
@@ -62,33 +63,37 @@ class Trainer:
     micro-batching nor accumulation nor the world size changes the trajectory.
 
     Args:
-        model: a causal language model of transformers in float32.
-        method: gives ``loss(model, batch) -> LossOut``.
+        model: a causal language model of transformers, or an encoder's `Scorer`, in float32.
+        objective: gives ``loss(model, batch) -> LossOut``.
         train, valid: rows with their final weights; `valid` may be empty.
         folder: takes ``log.jsonl`` and ``checkpoints/``; what an earlier, killed run left there is continued.
         on_log: receives every record of the log (process 0).
+        lr_factor: multiplies the node's learning rate.
     """
 
-    def __init__(self, model: Any, method: Any, node: TrainerNode, train: list[Row], valid: list[Row], folder: Path, seed: int,
-                 on_log: Callable[[dict[str, Any]], None] | None = None) -> None:
+    def __init__(self, model: Any, objective: Any, node: TrainerNode, train: list[Row], valid: list[Row], folder: Path, seed: int,
+                 on_log: Callable[[dict[str, Any]], None] | None = None, lr_factor: float = 1.0) -> None:
         self.rank, self.world = join()
-        self.method, self.node, self.train, self.valid, self.seed, self.on_log = method, node, train, valid, seed, on_log
+        self.objective, self.node, self.train, self.valid, self.seed, self.on_log = objective, node, train, valid, seed, on_log
         self.folder, self.checkpoints = folder, folder / "checkpoints"
         self.accumulation = math.ceil(node.tokens_per_step / (node.micro_tokens * self.world)) if node.micro_tokens else 1
-        self.supervised = sum(r.targets for r in train) / sum(len(r.ids) for r in train)
-        self.lr = auto_lr(node.tokens_per_step, self.supervised) if node.lr == "auto" else float(node.lr)
+        self.supervised = sum(r.targets for r in train) / sum(r.tokens for r in train)
+        self.lr = lr_factor * (auto_lr(node.tokens_per_step, self.supervised) if node.lr == "auto" else float(node.lr))
         self.steps = [s for e in range(node.epochs) for s in plan_steps(train, node.tokens_per_step, seed, e)]
         self.per_epoch = len(self.steps) / node.epochs
         self.steps = self.steps[:node.max_steps or None]
         self.eval_every = node.eval_every or max(1, round(self.per_epoch / 4))
-        if node.packing:
+        teacher = getattr(getattr(model, "aids", None), "teacher", None)
+        if node.packing and not train[0].parts:
             from xalign.training.attention import use_packed
 
             use_packed(model, train)
+            if teacher:
+                use_packed(teacher.model, train)
         if node.activation_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.train()
-        self.parameters = sum(p.numel() for p in model.parameters())
+        self.parameters, self.multiplied = count_parameters(model)
         self.engine = self._engine(model)
         self.kept: dict[str, torch.Tensor] = {}  # the best weights, while they are newer than best.safetensors
         # what a checkpoint must know besides the engine; plain JSON
@@ -101,8 +106,11 @@ class Trainer:
         weights = [p for p in model.parameters() if p.requires_grad]
         groups = [{"params": [p for p in weights if p.ndim >= 2], "weight_decay": node.weight_decay},
                   {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=self.lr, betas=tuple(node.betas), eps=node.eps,
-                                      fused=True)
+        groups = [g for g in groups if g["params"]]
+        if node.optimizer == "sgd":
+            optimizer: Any = torch.optim.SGD(groups, lr=self.lr, momentum=node.momentum, fused=True)
+        else:
+            optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=tuple(node.betas), eps=node.eps, fused=True)
         bf16 = node.precision == "bf16" or node.precision == "auto" and cuda
         self.clips = not bf16 and node.zero == 0  # there DeepSpeed's engine clips too, but does not tell the norm
         config = {"train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": self.accumulation,
@@ -125,20 +133,22 @@ class Trainer:
         self._resume()
         state, started, saved = self.state, time.perf_counter(), time.perf_counter()
         before, tokens_before = state["seconds"], state["tokens"]
-        total = sum(len(r.ids) for s in self.steps for r in s)
+        total = sum(r.tokens for s in self.steps for r in s)
         show = {"desc": "train", "unit": "tok", "unit_scale": True, "disable": self.rank > 0}
+        if self.valid and not state["step"]:
+            self._validate()
         with bar(total=total, initial=state["tokens"], **show) as progress:
             while state["step"] < len(self.steps) and not state["stopped"]:
                 rows = self.steps[state["step"]]
                 want = self.rank == 0 and 0 < self.node.checkpoint_every <= time.perf_counter() - saved
                 record, checkpoint = self._step(rows, want)
                 state["step"] += 1
-                state["tokens"] += sum(len(r.ids) for r in rows)
+                state["tokens"] += sum(r.tokens for r in rows)
                 spent = time.perf_counter() - started
                 state["seconds"] = before + spent
                 rate = round((state["tokens"] - tokens_before) / spent, 1)
                 self._log({**record, "tokens": state["tokens"], "tokens_per_second": rate})
-                progress.update(sum(len(r.ids) for r in rows))
+                progress.update(sum(r.tokens for r in rows))
                 progress.set_postfix_str(f"loss {record['loss']:.3f}", refresh=False)
                 if self.valid and (state["step"] % self.eval_every == 0 or state["step"] == len(self.steps)):
                     self._validate()
@@ -154,11 +164,13 @@ class Trainer:
         facts = {"steps": state["step"], "train_rows": len(self.train), "valid_rows": len(self.valid), "tokens": tokens,
                  "tokens_computed": computed, "supervised_fraction": round(self.supervised, 4), "lr": self.lr,
                  "train_seconds": round(state["seconds"], 2), "tokens_per_second": round(tokens / state["seconds"], 1),
-                 "world": self.world, "parameters": self.parameters, "flops": 6 * self.parameters * computed}
+                 "world": self.world, "parameters": self.parameters, "flops": 6 * self.multiplied * computed}
+        if self.rank == 0:
+            facts["course"] = course(self.folder / LOG, state["best_step"])
         return facts | ({"best_step": state["best_step"], "best_valid_loss": state["best"]} if self.valid else {})
 
     def _batch(self, rows: list[Row]) -> Any:
-        return (pack if self.node.packing else pad)(rows).to(self.engine.device)
+        return collate(rows, self.node.packing).to(self.engine.device)
 
     def _step(self, rows: list[Row], want_checkpoint: bool) -> tuple[dict[str, Any], bool]:
         """One optimiser step; returns its log record, and whether process 0 wants a checkpoint."""
@@ -174,7 +186,7 @@ class Trainer:
         logs: dict[str, float] = {}
         for k in range(self.accumulation):
             batch = self._batch(bins[k * world + self.rank])
-            out = self.method.loss(engine, batch)
+            out = self.objective.loss(engine, batch)
             engine.backward(out.sum * (self.accumulation * world / targets))  # DeepSpeed divides by both
             sums[k * world + self.rank] = out.sum.item()
             sums[-2] += batch.input_ids.numel()
@@ -212,11 +224,11 @@ class Trainer:
     def _validate(self) -> None:
         """Mean loss over the validation rows; keeps the weights if it is the best so far."""
         budget = self.node.micro_tokens or math.ceil(self.node.tokens_per_step / self.world)
-        parts = math.ceil(sum(len(r.ids) for r in self.valid) / budget / self.world) * self.world
+        parts = math.ceil(sum(r.tokens for r in self.valid) / budget / self.world) * self.world
         self.engine.eval()
         sums: dict[str, float] = {"loss": 0.0}
         for rows in deal(self.valid, parts)[self.rank::self.world]:
-            out = self.method.loss(self.engine, self._batch(rows))
+            out = self.objective.loss(self.engine, self._batch(rows))
             for name, value in {"loss": out.sum, **out.logs}.items():
                 sums[name] = sums.get(name, 0.0) + value.item()
         self.engine.train()
@@ -224,6 +236,9 @@ class Trainer:
         totals = self._total(torch.tensor([sums[n] for n in sorted(sums)], dtype=torch.float64))
         means = {f"valid_{n}": v / targets for n, v in zip(sorted(sums), totals, strict=True)}
         loss, state = means["valid_loss"], self.state
+        if not state["step"]:  # where the curve starts; never the result
+            self._log({"step": 0, **means})
+            return
         best = state["best"] is None or loss < state["best"]
         if best:
             state.update(best=loss, best_step=state["step"], stale=0)
@@ -244,6 +259,8 @@ class Trainer:
     def _keep_weights(self) -> None:
         """Copy the full weights to process 0's memory, gathered parameter by parameter under ZeRO-3."""
         for name, p in self.engine.module.named_parameters():
+            if not p.requires_grad:  # as it was
+                continue
             with load_deepspeed().zero.GatheredParameters([p]) if self.node.zero == 3 else nullcontext():
                 if self.rank == 0:
                     self.kept[name] = p.detach().to("cpu", copy=True).contiguous()
@@ -283,7 +300,34 @@ class Trainer:
             self.state = state
         if self.rank == 0 and log.is_file():
             lines = [x for x in log.read_text(encoding="utf-8").splitlines() if x.endswith("}")]
-            log.write_text("".join(x + "\n" for x in lines if json.loads(x)["step"] <= self.state["step"]), encoding="utf-8")
+            log.write_text("".join(x + "\n" for x in lines if json.loads(x)["step"] <= self.state["step"] > 0), encoding="utf-8")
+
+
+def count_parameters(model: Any) -> tuple[int, int]:
+    """All parameters, and those that a token is multiplied with (embeddings are only looked up, unless they are the output too)."""
+    total = sum(p.numel() for p in model.parameters())
+    output = getattr(model, "get_output_embeddings", lambda: None)()
+    tables = {id(m.weight): m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+    if output is not None:
+        tables.pop(id(output.weight), None)
+    return total, total - sum(tables.values())
+
+
+def course(log: Path, best_step: int) -> dict[str, list[float]]:
+    """name → [at the start, at the end] of everything logged: validation before the first step and at the best one; in
+    training, the mean over the first and over the last tenth of the steps."""
+    records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    steps = [r for r in records if "grad_norm" in r]
+    found = {}
+    tenth = max(1, len(steps) // 10)
+    for name in steps[0] if steps else ():
+        if name not in ("step", "epoch", "lr", "tokens", "tokens_per_second", "grad_norm"):
+            ends = [[r[name] for r in part if name in r] for part in (steps[:tenth], steps[-tenth:])]
+            found[name] = [sum(e) / len(e) for e in ends]
+    checks = {r["step"]: r for r in records if "valid_loss" in r}
+    if 0 in checks and best_step in checks:
+        found |= {name: [value, checks[best_step][name]] for name, value in checks[0].items() if name.startswith("valid_")}
+    return {name: [round(v, 6) for v in ends] for name, ends in found.items()}
 
 
 def load_weights(model: Any, folder: Path) -> None:

@@ -1,13 +1,15 @@
-"""The laboratory's test items: multiple choice and open questions about held-out territories."""
+"""The laboratory's items: multiple choice and open questions about held-out territories, and what training offers to choose from."""
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from random import Random
 
+from xalign.config import XalignError
 from xalign.data.lab.facts import KINDS, Fact, chance, facts, fold, name
-from xalign.data.lab.templates import neutral, question, spellings
+from xalign.data.lab.templates import TRAIN_TEMPLATES, neutral, question, spellings
 from xalign.languages import LANGUAGES
 
 OPTIONS = 4
@@ -47,41 +49,80 @@ class OpenItem:
     source_answer: str
 
 
-@cache
-def _dealt() -> tuple[tuple[Fact, tuple[str, ...], int], ...]:
-    """(fact, option term ids, gold index) of every test fact, relations interleaved.
+Dealt = tuple[Fact, tuple[str, ...], int]  # the fact, its options' term ids, the index of the right one
+
+
+def _deal(own: Sequence[Fact], label: str) -> list[Dealt]:
+    """Four options for every fact of one relation, all of them right answers of `own`.
 
     An answer is a distractor three times as often as it is gold, as far as that is possible, so that
     being frequent among the options says nothing about being right.
+
+    Args:
+        label: names the draw; the same facts under another label get other options.
     """
-    rows: list[list[tuple[Fact, tuple[str, ...], int]]] = []
-    for kind in KINDS:
-        tests = [f for f in facts() if f.kind == kind and f.split == "test"]
-        golds = Counter(f.answer for f in tests)
-        need = {a: (OPTIONS - 1) * n for a, n in golds.items()}
-        left = {a: len(tests) - n for a, n in golds.items()}  # items in which it may still be a distractor
-        dealt = []
-        for index, fact in enumerate(tests):
-            rng = Random(f"choice {fact.id}")
-            order = sorted((a for a in golds if a != fact.answer), key=lambda a: (-need[a] / max(left[a], 1), rng.random()))
-            picked: list[str] = []
-            for a in order:
-                if len(picked) < OPTIONS - 1 and _distinct([fact.answer, *picked, a]):
-                    picked.append(a)
-            for a in golds:
-                if a != fact.answer:
-                    left[a] -= 1
-            for a in picked:
-                need[a] -= 1
-            rng.shuffle(picked)
-            gold = index % OPTIONS
-            dealt.append((fact, (*picked[:gold], fact.answer, *picked[gold:]), gold))
-        rows.append(dealt)
-    return tuple(interleave(rows))
+    golds = Counter(f.answer for f in own)
+    need = {a: (OPTIONS - 1) * n for a, n in golds.items()}
+    left = {a: len(own) - n for a, n in golds.items()}  # items in which it may still be a distractor
+    dealt = []
+    for index, fact in enumerate(own):
+        rng = Random(f"{label} {fact.id}")
+        order = sorted((a for a in golds if a != fact.answer), key=lambda a: (-need[a] / max(left[a], 1), rng.random()))
+        picked: list[str] = []
+        for a in order:
+            if len(picked) < OPTIONS - 1 and _distinct([fact.answer, *picked, a]):
+                picked.append(a)
+        for a in golds:
+            if a != fact.answer:
+                left[a] -= 1
+        for a in picked:
+            need[a] -= 1
+        rng.shuffle(picked)
+        gold = index % OPTIONS
+        dealt.append((fact, (*picked[:gold], fact.answer, *picked[gold:]), gold))
+    return dealt
+
+
+@cache
+def _dealt() -> tuple[Dealt, ...]:
+    """Every test fact with its options, relations interleaved."""
+    return tuple(interleave([_deal([f for f in facts() if f.kind == kind and f.split == "test"], "choice") for kind in KINDS]))
+
+
+@cache
+def _train_options() -> dict[tuple[str, str], tuple[str, ...]]:
+    """(training fact's id, wording) → term ids of its options, dealt anew for each wording."""
+    return {(fact.id, template): options for template in TRAIN_TEMPLATES for kind in KINDS
+            for fact, options, _ in _deal([f for f in facts() if f.kind == kind and f.split == "train"], f"train {template}")}
+
+
+def options_of(example_id: str, lang: str) -> tuple[str, ...]:
+    """The options of a training row's id (see `render`) in `lang`: the same terms in the same order in every language.
+
+    ``capital/FI/t1=capital/SE`` has the options of the fact that lends its answer.
+
+    Raises:
+        XalignError: if there is no such row.
+    """
+    if example_id.startswith("term/"):
+        from xalign.data.lab.categories import CATEGORIES
+
+        return CATEGORIES
+    asked, _, answered = example_id.partition("=")
+    fact, _, template = asked.rpartition("/")
+    options = _train_options().get((answered or fact, template))
+    if options is None:
+        raise XalignError(f"{example_id}: the laboratory trains no such question")
+    return tuple(name(term, lang) for term in options)
+
+
+@cache
+def _folded(term: str) -> tuple[str, ...]:
+    return tuple(fold(name(term, lang)) for lang in LANGUAGES)
 
 
 def _distinct(terms: list[str]) -> bool:
-    return all(len({fold(name(t, lang)) for t in terms}) == len(terms) for lang in LANGUAGES)
+    return all(len(set(column)) == len(terms) for column in zip(*map(_folded, terms), strict=True))
 
 
 def interleave(rows: list[list]) -> list:

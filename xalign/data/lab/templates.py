@@ -75,11 +75,16 @@ def question(kind: str, template: str, subject: str, lang: str) -> str:
 def render(example_id: str, lang: str) -> tuple[str, str]:
     """(prompt, short answer) of a laboratory id such as ``capital/FI/t1`` in any language.
 
-    ``capital/FI/t1=capital/SE`` is the question about the one with the answer of the other (`LabData.shuffled`).
+    ``capital/FI/t1=capital/SE`` is the question about the one with the answer of the other (`LabData.shuffled`);
+    ``term/territory/FI`` is a term and its category (`render_term`).
 
     Raises:
         XalignError: if there is no such fact or template.
     """
+    if example_id.startswith("term/"):
+        from xalign.data.lab.categories import render_term
+
+        return render_term(example_id, lang)
     asked, _, answered = example_id.partition("=")
     fact_id, _, template = asked.rpartition("/")
     fact, other = by_id().get(fact_id), by_id().get(answered or fact_id)

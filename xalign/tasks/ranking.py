@@ -1,0 +1,150 @@
+"""Options ranked by a model: multiple choice, its metrics, and its baselines."""
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from xalign.metrics.base import Score
+from xalign.metrics.ranking import MRR, Accuracy
+from xalign.progress import bar
+from xalign.tasks.base import Evaluation, Journal, example_rows
+
+CHUNK = 48  # questions scored before they are written down
+Shots = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A multiple-choice question, as `rank_options` takes it.
+
+    Attributes:
+        neutral: the same request without its content, for PMI.
+        cluster: questions with the same label are not independent.
+    """
+
+    id: str
+    kind: str
+    cluster: str
+    text: str
+    options: tuple[str, ...]
+    gold: int
+    neutral: str
+    differs: bool = False
+
+
+def option_scores(record: dict[str, Any], by: str) -> list[float]:
+    """What one prediction's options are ranked by."""
+    if by == "pmi":
+        return [s - n for s, n in zip(record["logp"], record["neutral"], strict=True)]
+    return record["logp"] if by == "raw" else [s / k for s, k in zip(record["logp"], record[by], strict=True)]
+
+
+def rank_options(ev: Evaluation, questions: Sequence[Question], journal: Journal, scores: Sequence[str], desc: str,
+                 shots: Callable[[str], Shots] = lambda kind: (), raw_text: bool = False, task_name: str = "choice",
+                 categories: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    """Score every option of every question not yet in `journal`; returns all records in the questions' order.
+
+    Args:
+        scores: of raw, tokens, bytes, pmi; per-example accuracy and MRR are written for each.
+        shots: kind → solved examples before the question.
+        raw_text: the questions are literal text, not instructions for the template.
+        task_name, categories: what `Evaluation.frame` is told about the questions, the neutral ones and the shots;
+            the journal keeps them without the frame.
+    """
+    def framed(text: str) -> str:
+        return ev.frame(task_name, text, categories)
+
+    todo = [q for q in questions if q.id not in journal.done]
+    with bar(total=len(questions), desc=desc, unit="question") as progress:
+        progress.update(len(questions) - len(todo))
+        for kind in dict.fromkeys(q.kind for q in todo):
+            own, first = [q for q in todo if q.kind == kind], [(framed(q), a) for q, a in shots(kind)]
+            neutral: dict[tuple[str, str], float] = {}
+            if "pmi" in scores:  # one neutral prompt a kind: each option is scored under it once
+                for text in dict.fromkeys(q.neutral for q in own):
+                    options = list(dict.fromkeys(o for q in own if q.neutral == text for o in q.options))
+                    groups = [options[k:k + CHUNK] for k in range(0, len(options), CHUNK)]
+                    for group, got in zip(groups, ev.model.score([framed(text)] * len(groups), groups, raw_text, first),
+                                          strict=True):
+                        neutral |= {(text, option): s.sum for option, s in zip(group, got, strict=True)}
+            for start in range(0, len(own), CHUNK):
+                part = own[start:start + CHUNK]
+                records = []
+                found = ev.model.score([framed(q.text) for q in part], [q.options for q in part], raw_text, first)
+                for q, got in zip(part, found, strict=True):
+                    record = {"id": q.id, "kind": kind, "cluster": q.cluster, "differs": q.differs, "question": q.text,
+                              "options": list(q.options), "gold": q.gold, "logp": [s.sum for s in got],
+                              "tokens": [s.tokens for s in got], "bytes": [s.bytes for s in got]}
+                    if "pmi" in scores:
+                        record["neutral"] = [neutral[q.neutral, o] for o in q.options]
+                    record["scores"] = {f"{metric.name}_{by}": metric.per_example([option_scores(record, by)], [q.gold])[0]
+                                        for metric in (Accuracy(), MRR()) for by in scores}
+                    records.append(record)
+                journal.add(records)
+                progress.update(len(part))
+    return [journal.done[q.id] for q in questions]
+
+
+def add_ranking(ev: Evaluation, task: str, records: Sequence[dict[str, Any]], scores: Sequence[str], name: str = "model",
+                shots: int = 0, differs: bool = False, kinds: bool = False) -> None:
+    """Accuracy and MRR of `records`; also on items whose spelling `differs`, and accuracy of each of `kinds`."""
+    subsets = {"": records}
+    if differs:
+        subsets["differs"] = [r for r in records if r["differs"]]
+    for by in scores:
+        for metric in (Accuracy(by, shots), MRR(by, shots)):
+            key = f"{metric.name}_{by}"
+            for label, chosen in subsets.items():
+                if label and metric.name != "accuracy":
+                    continue
+                values = [r["scores"][key] for r in chosen]
+                clusters = [r["cluster"] for r in chosen]
+                ev.add(task, f"accuracy_{label}_{by}" if label else key, metric.aggregate(values, clusters), name,
+                       example_rows(chosen, values))
+    for kind in dict.fromkeys(r["kind"] for r in records) if kinds else ():
+        for by in scores:
+            chosen = [r for r in records if r["kind"] == kind]
+            values = [r["scores"][f"accuracy_{by}"] for r in chosen]
+            ev.add(task, f"accuracy_{by}.{kind}", Accuracy(by, shots).aggregate(values, [r["cluster"] for r in chosen]), name,
+                   example_rows(chosen, values))
+
+
+def add_chance(ev: Evaluation, task: str, records: Sequence[dict[str, Any]], scores: Sequence[str]) -> None:
+    """What guessing would score: the mean of 1 / options."""
+    if records:
+        value = sum(1 / len(r["options"]) for r in records) / len(records)
+        for by in scores:
+            ev.add(task, f"accuracy_{by}", Score(value, None, len(records), "expected value of guessing"), "chance")
+
+
+def add_majority(ev: Evaluation, task: str, records: Sequence[dict[str, Any]], scores: Sequence[str], signature: str,
+                 group: Callable[[dict[str, Any]], str] = lambda r: "", by_place: bool = False) -> None:
+    """What always giving the most frequent right answer of the record's `group` would score.
+
+    Where that answer is not on offer, it has to guess.
+
+    Args:
+        signature: the recipe, in words.
+        by_place: the answer is the option's place, not its text.
+    """
+    def offered(r: dict[str, Any]) -> list[Any]:
+        return list(range(len(r["options"]))) if by_place else r["options"]
+
+    common = most_common((group(r), offered(r)[r["gold"]]) for r in records)
+    guesses = []
+    for r in records:
+        options, best = offered(r), common[group(r)]
+        guesses.append(float(options[r["gold"]] == best) if best in options else 1 / len(options))
+    for by in scores if records else ():
+        score = Accuracy(by).aggregate(guesses, [r["cluster"] for r in records])
+        ev.add(task, f"accuracy_{by}", replace(score, signature=signature), "majority")
+
+
+def most_common(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Group → its most frequent answer (the first in order among equals)."""
+    counts: dict[str, Counter[Any]] = {}
+    for group, answer in pairs:
+        counts.setdefault(group, Counter())[answer] += 1
+    return {group: min(c, key=lambda a: (-c[a], a)) for group, c in counts.items()}

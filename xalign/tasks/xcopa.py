@@ -1,0 +1,60 @@
+"""XCOPA from its official files: which of two sentences is the cause, or the effect, of a premise?"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from xalign.config import XalignError
+from xalign.languages import LANGUAGES
+from xalign.tasks.choicefiles import ChoiceFileTask, check_places, fill, numbered, text_of
+from xalign.tasks.ranking import Question
+
+QUESTIONS = {"cause": "What was the cause?", "effect": "What happened as a result?"}
+PLACES = ("premise", "question")
+
+
+@dataclass(frozen=True)
+class XCopaTask(ChoiceFileTask):
+    """Where the files are and how the question is put; see the YAML. The official measure is accuracy."""
+
+    name: ClassVar[str] = "xcopa"
+    title: ClassVar[str] = "XCOPA"
+    majority: ClassVar[str] = "most frequent place of the right choice"
+    by_place: ClassVar[bool] = True
+    items: ClassVar[int] = 500
+    item_seconds: ClassVar[float] = 0.1
+
+    prompt: str = "{premise}\n{question}"
+
+    def check(self, path: str) -> None:
+        super().check(path)
+        check_places(self.prompt, PLACES, f"{path}.prompt")
+
+    def file(self, lang: str) -> Path:
+        code = LANGUAGES[lang].iso1
+        return Path(self.path).expanduser() / code / f"test.{code}.jsonl"
+
+    def read(self, path: Path) -> tuple[list[Question], dict[str, int]]:
+        return read_premises(path, self.prompt), {}
+
+
+def read_premises(path: Path, prompt: str) -> list[Question]:
+    """The questions of a file, each premise its own cluster; the neutral question has no premise.
+
+    Raises:
+        XalignError: for a line without a text, or with another question or label, naming file and line.
+    """
+    out = []
+    for number, row in numbered(path):
+        where = f"{path}:{number}"
+        premise, *options = (text_of(row, key, where, "XCOPA") for key in ("premise", "choice1", "choice2"))
+        asked, label = row.get("question"), row.get("label")
+        if asked not in QUESTIONS:
+            raise XalignError(f"{where}: question={asked}: must be cause or effect")
+        if isinstance(label, bool) or label not in (0, 1):
+            raise XalignError(f"{where}: label={label}: must be 0 or 1; use XCOPA's official file")
+        code = f"xcopa/{row.get('idx', number)}"
+        text, neutral = (fill(prompt, premise=p, question=QUESTIONS[asked]) for p in (premise, ""))
+        out.append(Question(code, asked, code, text, tuple(options), label, neutral))
+    return out
