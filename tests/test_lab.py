@@ -9,15 +9,21 @@ from types import SimpleNamespace
 import pytest
 
 from xalign.cache import Cache
-from xalign.config import ConfigError, XalignError
+from xalign.config import ConfigError, XalignError, build
 from xalign.data import lab
 from xalign.data.examples import Example, read_examples, read_jsonl
+from xalign.data.lab.categories import KIND, usable
+from xalign.data.lab.facts import fold
+from xalign.data.lab.node import QUESTIONS, TERMS
 from xalign.data.lab.templates import TRAIN_TEMPLATES, render, templates
+from xalign.data.lab.terms import terms
 from xalign.data.overlap import fact_leaks, ngram_overlap
 from xalign.data.parallel import FileParallel, LabParallel
 from xalign.languages import LANGUAGES
+from xalign.translators.lab import Phrasebook
 
-RUN = SimpleNamespace(source="eng", lang=("fin",), seed=0)
+RUN = SimpleNamespace(source="eng", lang=("fin",), seed=0, backbone=SimpleNamespace(kind="causal"))
+ENCODER = SimpleNamespace(source="eng", lang=("fin",), seed=0, backbone=SimpleNamespace(kind="encoder"))
 NTREX = Path(__file__).parents[1].parent / "shared" / "data" / "ntrex"
 
 
@@ -200,3 +206,124 @@ def test_the_shuffled_control_keeps_questions_and_answers_but_no_true_pair():
     assert not any(a.response == b.response for a, b in zip(true, wrong))
     assert all(render(e.id, "fin")[0] == render(t.id, "fin")[0] for e, t in zip(wrong[:50], true[:50]))
     assert render("capital/FI/t1=capital/SE", "fin")[1] == render("capital/SE/t1", "fin")[1] == "Tukholma"
+
+
+def test_training_options_are_train_answers_in_the_same_places_in_every_language() -> None:
+    rows = {code: lab.training_examples(code, 100_000, 0) for code in ("eng", "fin", "jpn")}
+    assert len(rows["eng"]) == QUESTIONS["encoder"]
+    answers = {(f.kind, f.answer) for f in lab.facts() if f.split == "train"}
+    for eng, fin, jpn in zip(*rows.values(), strict=True):
+        assert eng.id == fin.id == jpn.id
+        assert eng.options.index(eng.response) == fin.options.index(fin.response) == jpn.options.index(jpn.response)
+        kind = eng.source.removeprefix("lab:")
+        at = {lab.name(a, "eng"): a for k, a in answers if k == kind}
+        # every option is a right answer of a training fact of the relation, and the same one in every language
+        for e, f, j in zip(eng.options, fin.options, jpn.options, strict=True):
+            assert (f, j) == (lab.name(at[e], "fin"), lab.name(at[e], "jpn"))
+    for code in LANGUAGES:
+        for row in rows["eng"]:
+            assert len({fold(o) for o in lab.options_of(row.id, code)}) == 4, (row.id, code)
+    with pytest.raises(XalignError, match="trains no such question"):
+        lab.options_of("capital/FI/test", "eng")
+
+
+def test_training_options_do_not_give_the_answer_away() -> None:
+    rows = lab.training_examples("eng", 100_000, 0)
+    for kind in lab.KINDS:
+        own = [e for e in rows if e.source == f"lab:{kind}"]
+        places = Counter(e.options.index(e.response) for e in own)
+        assert max(places.values()) - min(places.values()) <= len(TRAIN_TEMPLATES)
+        gold, shown = Counter(e.response for e in own), Counter(o for e in own for o in e.options)
+        # an answer is right in one case of four in which it is offered, except one that is right so often
+        # that it cannot be wrong three times as often
+        for answer, n in gold.items():
+            assert shown[answer] == min(4 * n, len(own)) or abs(n / shown[answer] - 0.25) < 0.12, (kind, answer)
+
+
+def test_the_shuffled_control_offers_its_wrong_answer() -> None:
+    rows, true = (lab.training_examples("fin", 100_000, 0, shuffled) for shuffled in (True, False))
+    assert all(w.response in w.options and len(w.options) == 4 and w.response != t.response for w, t in zip(rows, true, strict=True))
+    places = Counter(e.options.index(e.response) for e in rows)
+    assert max(places.values()) - min(places.values()) <= 4 * len(TRAIN_TEMPLATES)
+
+
+def test_the_amount_of_training_data_follows_the_backbone(tmp_path: Path) -> None:
+    causal, encoder = (lab.LabData().questions_stage(run, "fin") for run in (RUN, ENCODER))
+    assert (causal.params["questions"], causal.params["terms"]) == (90, 0)
+    assert (encoder.params["questions"], encoder.params["terms"]) == (582, 240)
+    assert lab.LabData(questions=90, terms=0).questions_stage(ENCODER, "fin").key == causal.key != encoder.key
+    rows = read_examples(Cache(tmp_path).get(encoder).file("examples.jsonl"))
+    assert Counter(e.source == "lab:term" for e in rows) == {False: 582, True: 240} and len({e.id for e in rows}) == 822
+    assert all(e.response in e.options and lab.split_of(e.group) == "train" for e in rows if e.source != "lab:term")
+    assert lab.LabData.multilingual and lab.LabData.has_options
+
+
+@pytest.mark.parametrize("values, message", [
+    ({"questions": "many"}, "data.questions=many: must be auto or a whole number in [1, 100000]; there are 582"),
+    ({"questions": 0}, "data.questions=0: must be auto"), ({"questions": 1.5}, "data.questions=1.5: must be auto"),
+    ({"questions": True}, "data.questions=True: must be auto"), ({"terms": -1}, "data.terms=-1: must be auto or a whole number in [0,"),
+    ({"terms": None}, "data.terms=None: must be auto"),
+])
+def test_a_wrong_amount_is_refused(values: dict, message: str) -> None:
+    target = {"_target_": "xalign.data.lab.LabData"}
+    with pytest.raises(ConfigError) as e:
+        build({**target, **values}, "data")
+    assert message in str(e.value)
+    assert build({**target, "questions": 7, "terms": "auto"}, "data").questions == 7
+
+
+@pytest.mark.parametrize("lang", sorted(LANGUAGES))
+def test_terms_are_the_same_balanced_and_unambiguous_in_every_language(lang: str) -> None:
+    items, base = lab.term_items(lang, "eng"), lab.term_items("eng", "eng")
+    assert [(i.id, i.gold, i.cluster) for i in items] == [(i.id, i.gold, i.cluster) for i in base]
+    assert len(items) == 420 == len({i.id for i in items})
+    assert Counter(i.kind for i in items) == dict.fromkeys(("country", "city", "language", "currency", "unit"), 84)
+    rows = lab.term_examples(lang, TERMS["encoder"], 0)
+    assert [e.id for e in rows] == [e.id for e in lab.term_examples("eng", TERMS["encoder"], 0)] and len(rows) == 240
+    meanings: dict[str, set[str]] = {}
+    for category, kind in KIND.items():
+        for text in terms(lang)[kind].values():
+            meanings.setdefault(fold(text), set()).add(category)
+    for text, category, options in [*((i.text, i.options[i.gold], i.options) for i in items),
+                                    *((e.prompt, e.response, e.options) for e in rows)]:
+        assert meanings[fold(text)] == {category} and options == lab.CATEGORIES and fold(text) not in options, text
+    assert all(i.differs == (i.text.casefold() != b.text.casefold()) for i, b in zip(items, base, strict=True))
+
+
+def test_no_term_is_on_both_sides_and_places_go_with_their_territory() -> None:
+    items, rows = lab.term_items("eng", "eng"), lab.term_examples("eng", 100_000, 0)
+    assert not {i.id for i in items} & {e.id for e in rows}
+    assert Counter(e.response for e in lab.term_examples("eng", 240, 3)).most_common()[-1][1] >= 46
+    for cluster, kind, side in [*((i.cluster, i.kind, "test") for i in items), *((e.group, e.response, "train") for e in rows)]:
+        assert (lab.split_of(cluster) == side and len(cluster) == 2) if kind in ("country", "city") else "/" in cluster
+    most = Counter(i.cluster for i in items).most_common(1)[0][1]
+    assert most <= 3  # two cities and the country itself
+    assert Counter(i.kind for i in lab.term_items("fin", "eng", 50)) == dict.fromkeys(lab.CATEGORIES, 10)
+
+
+def test_terms_with_two_meanings_in_some_language_are_left_out() -> None:
+    kept = {term for side in ("train", "test") for own in usable(side).values() for term in own}
+    # Singapore is a city too; in Finnish France and French are spelled alike, in Indonesian Armenia and Armenian
+    assert not kept & {"territory/SG", "city/Asia/Singapore", "territory/FR", "language/fr", "territory/AM", "language/hy"}
+    assert not kept & {"language/und", "currency/XXX", "city/Pacific/Chatham"}
+    assert {"territory/NZ", "city/Europe/Madrid", "currency/GBP", "unit/length-kilometer"} <= kept
+
+
+def test_a_term_is_rendered_and_translated_like_a_question() -> None:
+    assert render("term/territory/NZ", "fin") == ("Uusi-Seelanti", "country")
+    assert render("term/city/Europe/Madrid=unit", "jpn") == ("マドリード", "unit")
+    assert lab.options_of("term/territory/NZ", "fin") == lab.CATEGORIES
+    for wrong in ("term/territory/XX", "term/month/1", "term/territory/NZ=planet"):
+        with pytest.raises(XalignError, match="no such term"):
+            render(wrong, "fin")
+    row = next(e for e in lab.term_examples("eng", 240, 0) if e.response == "currency")
+    words = Phrasebook.load("eng", "fin")
+    assert words.translate(row, "prompt") == lab.name(row.id.removeprefix("term/"), "fin")
+    assert words.translate(row, "response") == "currency"  # the categories are English everywhere
+
+
+def test_shuffled_terms_have_every_wrong_category_equally_often() -> None:
+    true, wrong = (lab.term_examples("eng", 200, 0, shuffled) for shuffled in (False, True))
+    assert [e.prompt for e in true] == [e.prompt for e in wrong]
+    pairs = Counter((t.response, w.response) for t, w in zip(true, wrong, strict=True))
+    assert set(pairs.values()) == {10} and len(pairs) == 20 and all(a != b for a, b in pairs)

@@ -1,4 +1,4 @@
-"""The evaluation stage on a random backbone: what it writes, its baselines by arithmetic, resuming, bad files."""
+"""The evaluation stage on random backbones: what it writes, its baselines by arithmetic, prompts, resuming, bad files."""
 from __future__ import annotations
 
 import json
@@ -7,21 +7,23 @@ from types import SimpleNamespace
 
 import pytest
 
-from xalign.backbones.node import Tiny
+from xalign.backbones.causal import OptionScore
+from xalign.backbones.node import Tiny, TinyEncoder
 from xalign.cache import Artifact, Cache, Stage
-from xalign.config import ConfigError, XalignError
+from xalign.config import ConfigError, XalignError, build
 from xalign.data.examples import read_jsonl
-from xalign.tasks.base import Journal
+from xalign.tasks.base import Evaluation, Journal, Request, generate_all
 from xalign.tasks.belebele import BelebeleTask, read_questions
 from xalign.tasks.evaluate import evaluation, per_example
 from xalign.tasks.lab import LabTask
+from xalign.tasks.ranking import Question, add_majority, add_ranking, rank_options
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 SMALL = {"choice_items": 12, "open_items": 8, "phrases": 4, "sentences": 3, "max_new_tokens": 5, "shots": 1}
 
 
-def make_run(task, lang: str = "fin", source: str = "eng", seed: int = 0) -> SimpleNamespace:
-    return SimpleNamespace(task=task, backbone=Tiny(), lang=(lang,), target=lang, source=source, seed=seed)
+def make_run(task, lang: str = "fin", source: str = "eng", seed: int = 0, backbone=Tiny()) -> SimpleNamespace:  # noqa: B008
+    return SimpleNamespace(task=task, backbone=backbone, lang=(lang,), target=lang, source=source, seed=seed)
 
 
 @pytest.fixture
@@ -129,6 +131,140 @@ def test_a_journal_drops_only_the_broken_end(tmp_path):
     assert list(journal.done) == ["a"]
     journal.add([{"id": "c"}])
     assert [r["id"] for r in read_jsonl(path)] == ["a", "c"]
+
+
+def test_an_encoder_ranks_options_and_generates_nothing(cache):
+    task = LabTask(choice_items=12, terms=20)
+    run = make_run(task, backbone=TinyEncoder())
+    task.check_run(run)
+    stage = evaluation(run, run.backbone.weights(run), "fin", baselines=True)
+    assert len(stage.inputs) == 1 and task.inputs(make_run(task), "fin")  # only the causal backbone's tests read sentences
+    artifact = Cache(cache).get(stage)
+    scores = table(artifact)
+    assert {(t, n) for t, _, n in scores} == {(t, n) for t in ("choice", "terms") for n in ("model", "chance", "majority")} | \
+        {("all", "model")}
+    metrics = {m for t, m, n in scores if (t, n) == ("terms", "model")}
+    assert metrics == {f"{m}_{by}" for m in ("accuracy", "mrr", "accuracy_differs") for by in ("raw", "pmi")} | \
+        {f"accuracy_{by}.{kind}" for by in ("raw", "pmi") for kind in ("country", "city", "language", "currency", "unit")}
+    absent = scores["all", "off_target", "model"]
+    assert absent["value"] is None and absent["reason"] == "an encoder generates nothing"
+    assert scores["terms", "accuracy_pmi", "chance"]["value"] == 0.2 and scores["terms", "accuracy_pmi", "majority"]["value"] == 0.2
+    records = list(read_jsonl(artifact.file("predictions.terms.jsonl")))
+    assert len(records) == 20 and all(len(r["options"]) == len(r["logp"]) == len(r["neutral"]) == 5 for r in records)
+    assert len({tuple(r["neutral"]) for r in records}) == 1  # one neutral text for all terms
+    assert {"choice": 12, "terms": 20}.items() <= artifact.receipt["facts"].items()
+    assert sorted(p.name for p in artifact.path.glob("predictions.*")) == ["predictions.choice.jsonl", "predictions.terms.jsonl"]
+
+
+def test_an_encoder_s_key_does_not_know_what_is_generated():
+    def key(backbone, lang: str = "fin", **changes) -> str:
+        run = make_run(LabTask(**changes), backbone=backbone)
+        return evaluation(run, run.backbone.weights(run), lang, baselines=False).key
+
+    other = {"open_items": 9, "phrases": 9, "sentences": 0, "answer_tokens": 9, "max_new_tokens": 9, "shots": 0}
+    assert key(TinyEncoder()) == key(TinyEncoder(), **other) == key(TinyEncoder(), terms=420) == key(TinyEncoder(), terms=9999)
+    assert len({key(TinyEncoder()), key(TinyEncoder(), terms=40), key(TinyEncoder(), choice_items=9), key(TinyEncoder(), "eng")}) == 4
+    assert key(Tiny()) != key(Tiny(), **other) and key(Tiny()) == key(Tiny(), terms=0) != key(Tiny(), terms=20)
+    run = make_run(LabTask())
+    assert "terms" not in run.task.recipe(run, "fin")  # scores from before there were terms are still found
+    assert 1 < LabTask().seconds(make_run(LabTask(), backbone=TinyEncoder()), "fin", True) < 60
+
+
+def test_a_causal_backbone_classifies_terms_when_it_is_asked_to(cache, corpus):
+    run = make_run(LabTask(**{**SMALL, "open_items": 0, "phrases": 0, "sentences": 0, "shots": 0}, terms=10))
+    scores = table(Cache(cache).get(evaluation(run, run.backbone.weights(run), "fin", baselines=True)))
+    assert scores["terms", "accuracy_raw", "model"]["n"] == 10 and scores["terms", "accuracy_raw", "majority"]["value"] == 0.2
+
+
+def test_scores_by_length_need_a_likelihood():
+    for task in (LabTask(scores=["raw", "bytes"]), BelebeleTask(path=".", scores=["tokens"])):
+        with pytest.raises(ConfigError, match=r"task.scores=\[.*\]: (bytes|tokens) divides .* use raw and pmi"):
+            task.check_run(make_run(task, backbone=TinyEncoder()))
+    LabTask(scores=["raw", "bytes"]).check_run(make_run(None))
+    with pytest.raises(ConfigError, match=r"task.terms=some: must be auto or a whole number in \[0,"):
+        build({"_target_": "xalign.tasks.lab.LabTask", "terms": "some"}, "task")
+
+
+class Recorder:
+    """Prefers the options in alphabetical order, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.shots: list[tuple[str, str]] = []
+
+    def score(self, prompts, options, raw_text=False, shots=()):
+        self.asked += prompts
+        self.shots += shots
+        return [[OptionScore(-float(sorted(row).index(o)), 1, len(o)) for o in row] for row in options]
+
+    def generate(self, prompts, max_new_tokens, stop_newline=False, each=None):
+        self.asked += prompts
+        for i, prompt in enumerate(prompts):
+            each(i, prompt)
+
+
+def framed(folder: Path) -> tuple[Evaluation, Recorder]:
+    model = Recorder()
+    return Evaluation(folder, lambda: model, (), "fin", "eng", True, kind="encoder",
+                      frame=lambda task, text, categories: f"<{task} {'/'.join(categories)}> {text}"), model
+
+
+QUESTIONS = [Question("a", "k", "1", "Is it?", ("no", "yes"), 1, "?"), Question("b", "k", "2", "Was it?", ("no", "yes"), 0, "?"),
+             Question("c", "k", "3", "Will it?", ("no", "yes"), 0, "?")]
+
+
+def test_the_frame_is_put_around_questions_neutral_texts_and_shots_but_not_written_down(tmp_path):
+    ev, model = framed(tmp_path)
+    journal = ev.journal("x")
+    records = rank_options(ev, QUESTIONS, journal, ["raw", "pmi"], "x", shots=lambda kind: [("Was he?", "no")],
+                           task_name="paraphrase", categories=("no", "yes"))
+    head = "<paraphrase no/yes>"
+    assert model.asked == [f"{head} ?", *(f"{head} {q.text}" for q in QUESTIONS)]
+    assert set(model.shots) == {(f"{head} Was he?", "no")}
+    assert [r["question"] for r in records] == ["Is it?", "Was it?", "Will it?"]
+    bare = Evaluation(tmp_path, lambda: model, (), "fin", "eng", True)
+    model.asked.clear()
+    rank_options(bare, QUESTIONS, bare.journal("y"), ["raw"], "y")
+    assert model.asked == [q.text for q in QUESTIONS] and bare.kind == "causal"
+
+    request = Request(ev.journal("z"), "a", "Say it.", 4, {}, lambda text: {"length": len(text)}, "open")
+    generate_all(ev, [request], "z")
+    assert model.asked[-1] == "<open > Say it." and request.journal.done["a"]["prompt"] == "Say it."
+
+
+def test_every_part_of_the_lab_names_its_task(tmp_path):
+    ev, model = framed(tmp_path)
+    LabTask(choice_items=2, terms=5).evaluate(ev)
+    categories = "country/city/language/currency/unit"
+    assert {text.partition(">")[0] for text in model.asked} == {"<choice ", f"<term {categories}"}
+    assert f"<term {categories}> ?" in model.asked
+    ev, model = framed(tmp_path / "..")
+    ev.kind, ev.journal = "causal", lambda name: Journal(tmp_path / f"causal.{name}.jsonl")
+    LabTask(choice_items=2, open_items=2, phrases=2, sentences=0, shots=1).evaluate(ev)
+    assert {text.partition(">")[0] for text in model.asked} == {"<choice ", "<open ", "<translation "}
+
+
+def test_majority_and_chance_by_arithmetic(tmp_path):
+    ev, _ = framed(tmp_path)
+    records = rank_options(ev, QUESTIONS, ev.journal("x"), ["raw"], "x")
+    add_ranking(ev, "x", records, ["raw"])
+    add_majority(ev, "x", records, ["raw"], "most frequent label")
+    # right: yes, no, no. The recorder always says no (2 of 3), as the majority does; its mean rank is (1/2 + 1 + 1) / 3
+    values = {(s["metric"], s["name"]): s["value"] for s in ev.scores}
+    assert values == {("accuracy_raw", "model"): pytest.approx(2 / 3), ("mrr_raw", "model"): pytest.approx(5 / 6),
+                      ("accuracy_raw", "majority"): pytest.approx(2 / 3)}
+    # each group has its own: "a" alone is always right; by place, 0 is right in "b" and "c" only
+    odd = [{**r, "kind": r["id"], "options": ["yes", "no"] if r["id"] == "c" else r["options"]} for r in records]
+    ev.scores.clear()
+    add_majority(ev, "x", odd, ["raw"], "s", lambda r: r["kind"])
+    add_majority(ev, "x", odd, ["raw"], "s")
+    add_majority(ev, "x", odd, ["raw"], "s", by_place=True)
+    assert [s["value"] for s in ev.scores] == [1.0, pytest.approx(2 / 3), pytest.approx(2 / 3)]
+    # "yes" is right twice here; where it is not on offer, one of two is guessed
+    rest = [{**r, "options": ["left", "no"]} if r["id"] == "b" else r for r in odd]
+    ev.scores.clear()
+    add_majority(ev, "x", rest, ["raw"], "s")
+    assert ev.scores[0]["value"] == pytest.approx((1 + 1 / 2 + 1) / 3)
 
 
 def belebele_file(folder: Path, name: str, rows: int = 6, **changes: object) -> Path:

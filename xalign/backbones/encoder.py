@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from xalign.backbones.causal import OptionScore
+from xalign.backbones.soft import save_soft
 from xalign.backbones.trainable import Trainable, name_tokenizer
 from xalign.config import XalignError
 from xalign.data.choices import ChoiceBatch, gather
@@ -190,6 +191,7 @@ class EncoderBackbone(Trainable):
         """Write encoder and tokenizer as ``from_pretrained`` of transformers 4.57 and 5 opens them, and the head beside them."""
         from safetensors.torch import save_file
 
+        save_soft(self, Path(folder))
         self.model.encoder.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         name_tokenizer(Path(folder))

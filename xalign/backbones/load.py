@@ -12,6 +12,7 @@ from xalign.assets import model_folder
 from xalign.backbones.causal import CausalBackbone
 from xalign.backbones.encoder import HEAD, EncoderBackbone, Scorer
 from xalign.backbones.node import Backbone
+from xalign.backbones.soft import load_soft
 from xalign.config import XalignError
 
 WHAT = {"causal": "causal language model", "encoder": "encoder"}
@@ -44,10 +45,11 @@ def load_backbone(folder: Path, node: Backbone, train: bool = False) -> CausalBa
             reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
             raise XalignError(f"{folder}: no {WHAT[node.kind]} that transformers {transformers.__version__} can open ({reason}); "
                               "name a folder or hub id with config.json, safetensors weights and a tokenizer") from None
+    if train and node.kind == "encoder" and not node.train_embeddings:
+        model.encoder.get_input_embeddings().requires_grad_(False)
+    load_soft(model, folder)  # trained whatever becomes of the table
     if train:
         model.train()
-        if node.kind == "encoder" and not node.train_embeddings:
-            model.encoder.get_input_embeddings().requires_grad_(False)
     else:
         model.eval().requires_grad_(False)
         if cuda:

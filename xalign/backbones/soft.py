@@ -57,6 +57,7 @@ def save_soft(backbone: Any, folder: Path) -> None:
     model = embedded(backbone.model)
     soft = model.get_input_embeddings()
     if isinstance(soft, SoftEmbedding):
+        folder.mkdir(parents=True, exist_ok=True)
         save_file({"vectors": soft.vectors.detach().cpu().contiguous()}, folder / FILE, metadata={"first": json.dumps(soft.first)})
         model.set_input_embeddings(soft.base)
 

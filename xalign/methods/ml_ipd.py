@@ -136,9 +136,11 @@ class Distil(Objective):
 
         pivots = twins(batch)
         with torch.no_grad():
-            teacher = self._outputs(aids(model).teacher.model, pivots)[0]
+            teacher, known = self._outputs(aids(model).teacher.model, pivots)
         (other, found), (same, _) = self._outputs(model, batch), self._outputs(model, pivots)
-        usable = teacher.isfinite() & (teacher > torch.finfo(teacher.dtype).min)  # an option that a row lacks
+        usable = torch.ones_like(teacher, dtype=torch.bool)
+        if self.output != "hidden":  # but for options that a row lacks
+            usable = known.logits > torch.finfo(known.logits.dtype).min
         errors = [((z - teacher).masked_fill(~usable, 0) ** 2).sum(-1) / usable.sum(-1) for z in (other, same)]
         logs = dict(zip(("mse_target", "mse_source"), (e.detach().sum() for e in errors), strict=True))
         return LossOut((0.5 * sum(errors) * found.weights).sum(), found.count, logs)

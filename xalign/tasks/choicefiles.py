@@ -84,6 +84,8 @@ class ChoiceFileTask(Task):
         return {"name": self.name, "file": file_sha256(file) if file.is_file() else None, **own}
 
     def seconds(self, run: Run, lang: str, baselines: bool) -> float:
+        if not self.file(lang).is_file():
+            return 0
         return 5 + (ENCODER_SECONDS if run.backbone.kind == "encoder" else self.item_seconds) * (self.limit or self.items)
 
     def evaluate(self, ev: Evaluation) -> None:

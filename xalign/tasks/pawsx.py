@@ -48,7 +48,8 @@ def read_pairs(path: Path, prompt: str) -> tuple[list[Question], dict[str, int]]
     Quotation marks are text: the official files quote nothing.
 
     Raises:
-        XalignError: for another header, a line without four columns, or a label other than 0 and 1, naming file and line.
+        XalignError: for another header, a line without four columns, a label other than 0 and 1, or an id that
+            occurs twice, naming file and line.
     """
     try:
         lines = path.read_bytes().decode("utf-8-sig").split("\n")
@@ -57,7 +58,9 @@ def read_pairs(path: Path, prompt: str) -> tuple[list[Question], dict[str, int]]
     rows = [(number, tuple(line.rstrip("\r").split("\t"))) for number, line in enumerate(lines, 1) if line.strip()]
     if not rows or rows[0][1] != COLUMNS:
         raise XalignError(f"{path}:1: the header must be {', '.join(COLUMNS)}, parted by tabs; use PAWS-X's official file")
-    out, left_out = [], 0
+    out: list[Question] = []
+    seen: set[str] = set()
+    left_out = 0
     neutral = fill(prompt, sentence1="", sentence2="")
     for number, row in rows[1:]:
         if len(row) != len(COLUMNS):
@@ -65,6 +68,9 @@ def read_pairs(path: Path, prompt: str) -> tuple[list[Question], dict[str, int]]
         code, first, second, label = (text.strip() for text in row)
         if label not in ("0", "1"):
             raise XalignError(f"{path}:{number}: label={label}: must be 0 or 1")
+        if code in seen:
+            raise XalignError(f"{path}:{number}: id={code}: occurs a second time; use PAWS-X's official file")
+        seen.add(code)
         if first in NOT_TRANSLATED or second in NOT_TRANSLATED:
             left_out += 1
             continue

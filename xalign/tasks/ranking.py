@@ -1,6 +1,7 @@
 """Options ranked by a model: multiple choice, its metrics, and its baselines."""
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -114,7 +115,7 @@ def add_ranking(ev: Evaluation, task: str, records: Sequence[dict[str, Any]], sc
 def add_chance(ev: Evaluation, task: str, records: Sequence[dict[str, Any]], scores: Sequence[str]) -> None:
     """What guessing would score: the mean of 1 / options."""
     if records:
-        value = sum(1 / len(r["options"]) for r in records) / len(records)
+        value = math.fsum(1 / len(r["options"]) for r in records) / len(records)
         for by in scores:
             ev.add(task, f"accuracy_{by}", Score(value, None, len(records), "expected value of guessing"), "chance")
 

@@ -43,18 +43,22 @@ def read_premises(path: Path, prompt: str) -> list[Question]:
     """The questions of a file, each premise its own cluster; the neutral question has no premise.
 
     Raises:
-        XalignError: for a line without a text, or with another question or label, naming file and line.
+        XalignError: for a line without a text, with another question or label, or with an id a second time, naming file and line.
     """
-    out = []
+    out: list[Question] = []
+    seen: set[str] = set()
     for number, row in numbered(path):
         where = f"{path}:{number}"
         premise, *options = (text_of(row, key, where, "XCOPA") for key in ("premise", "choice1", "choice2"))
         asked, label = row.get("question"), row.get("label")
-        if asked not in QUESTIONS:
+        if not isinstance(asked, str) or asked not in QUESTIONS:
             raise XalignError(f"{where}: question={asked}: must be cause or effect")
-        if isinstance(label, bool) or label not in (0, 1):
+        if type(label) is not int or label not in (0, 1):
             raise XalignError(f"{where}: label={label}: must be 0 or 1; use XCOPA's official file")
         code = f"xcopa/{row.get('idx', number)}"
+        if code in seen:
+            raise XalignError(f"{where}: idx={row.get('idx')}: occurs a second time; use XCOPA's official file")
+        seen.add(code)
         text, neutral = (fill(prompt, premise=p, question=QUESTIONS[asked]) for p in (premise, ""))
         out.append(Question(code, asked, code, text, tuple(options), label, neutral))
     return out

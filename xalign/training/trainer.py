@@ -89,7 +89,7 @@ class Trainer:
 
             use_packed(model, train)
             if teacher:
-                use_packed(teacher.model, train)
+                use_packed(teacher.model, [r.twin or r for r in train])
         if node.activation_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.train()
