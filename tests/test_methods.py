@@ -14,7 +14,7 @@ import yaml
 
 from xalign.cache import Artifact, Cache, Stage
 from xalign.config import ConfigError, XalignError, build
-from xalign.data.codeswitch import Dictionary
+from xalign.data.codeswitch import Dictionary, switch_questions
 from xalign.data.examples import Example, read_examples, write_jsonl
 from xalign.data.filters import Filters
 from xalign.data.packing import Row
@@ -85,11 +85,11 @@ def test_a_missing_side_costs_only_its_subsets(question: str | None, answer: str
 def test_questions_are_switched_by_the_dictionary_of_their_language() -> None:
     rows = four_subsets([Transfer(KENYA, "Kenian pääkaupunki?", "Nairobi (fi)")], ["LL", "TL", "LT", "TT"], "fin")
     words = {"eng": {"Kenya": ("Kenia",), "Nairobi": ("X",)}, "fin": {"pääkaupunki": ("capital",)}}
-    switched, changed = sdrrl.switch_questions(rows, words, 1.0, seed=0)
+    switched, changed = switch_questions(rows, words, 1.0, seed=0)
     assert [r.prompt for r in switched] == ["Capital of Kenia?", "Kenian capital?"] * 2
     assert [r.response for r in switched] == [r.response for r in rows]  # answers are never switched
     assert changed == dict.fromkeys(("LL", "TL", "LT", "TT"), 1)
-    assert sdrrl.switch_questions(rows, words, 0.0, seed=0)[0] == rows
+    assert switch_questions(rows, words, 0.0, seed=0)[0] == rows
 
 
 def test_mt_rows_both_ways() -> None:

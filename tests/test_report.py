@@ -12,9 +12,11 @@ import pytest
 import yaml
 
 from xalign import report
-from xalign.backbones.node import HubBackbone, SmolLM2
+from xalign.backbones.node import E5Small, HubBackbone, SmolLM2
 from xalign.comparison import compare, is_key
 from xalign.config import Node, Run, XalignError
+from xalign.methods.ml_ipd import MLIPD
+from xalign.methods.supervised import SFT
 from xalign.modelcard import write_card
 from xalign.report import before_after, main
 from xalign.tables import number, p_value, show, with_error
@@ -195,9 +197,9 @@ def test_the_command_line_needs_no_torch_and_survives_head(runs):
     assert done.stderr == ""
 
 
-def a_run(choices: dict[str, str], backbone, lang: tuple[str, ...] = ("fin",)) -> Run:
+def a_run(choices: dict[str, str], backbone, lang: tuple[str, ...] = ("fin",), method=None) -> Run:
     nodes = dict.fromkeys(Run.NODES, Node())
-    return Run(**{**nodes, "backbone": backbone}, lang=lang, choices=choices)
+    return Run(**{**nodes, "method": method or SFT(), "backbone": backbone}, lang=lang, choices=choices)
 
 
 def test_the_card_names_base_scores_costs_and_limits(tmp_path, runs):
@@ -228,3 +230,13 @@ def test_the_card_does_not_publish_local_paths_or_invent_a_licence(tmp_path, run
         assert says in text and "license" not in front and "secret-place" not in text and "'lang=[fin,jpn]'" in text
         assert front.get("base_model") == ("org/model" if "org" in backbone.name else None) and "base_model" in text
         assert 'tokenizer("...", return_tensors="pt")' in text
+
+
+def test_an_encoders_card_says_how_to_rank_and_which_prompts_it_expects(tmp_path, runs):
+    run = a_run({"method": "ml_ipd", "backbone": "e5_small"}, E5Small(prefix="query: "), method=MLIPD(language_prompt="soft"))
+    text = write_card(tmp_path, run, report.read_rows(runs[0]), {}).read_text(encoding="utf-8")
+    front = yaml.safe_load(text.split("---")[1])
+    assert front["pipeline_tag"] == "text-ranking" and front["license"] == "mit"
+    for part in ("head.safetensors", '"query: " + text', "<lp_fin_19>", "soft_prompt.safetensors", "Task: answer the question"):
+        assert part in text, part
+    assert "AutoModelForCausalLM" not in text

@@ -238,8 +238,9 @@ def test_every_part_of_the_lab_names_its_task(tmp_path):
     categories = "country/city/language/currency/unit"
     assert {text.partition(">")[0] for text in model.asked} == {"<choice ", f"<term {categories}"}
     assert f"<term {categories}> ?" in model.asked
-    ev, model = framed(tmp_path / "..")
-    ev.kind, ev.journal = "causal", lambda name: Journal(tmp_path / f"causal.{name}.jsonl")
+    (tmp_path / "causal").mkdir()
+    ev, model = framed(tmp_path / "causal")
+    ev.kind = "causal"
     LabTask(choice_items=2, open_items=2, phrases=2, sentences=0, shots=1).evaluate(ev)
     assert {text.partition(">")[0] for text in model.asked} == {"<choice ", "<open ", "<translation "}
 

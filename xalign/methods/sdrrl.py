@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from xalign.cache import Artifact, Stage
 from xalign.config import ConfigError, choice, choices, within
-from xalign.data.codeswitch import Translations, boundary, code_switch, read_dictionary
+from xalign.data.codeswitch import boundary, read_dictionary, switch_questions
 from xalign.data.examples import Example, read_examples, read_jsonl, write_jsonl
-from xalign.data.instructions import completion_prompt, translation_prompt
+from xalign.data.instructions import completion_prompt, translation_prompt, translation_rows
 from xalign.languages import LANGUAGES
 from xalign.methods.base import Method
 from xalign.methods.supervised import SFT, failures, filtered, write_rows
@@ -208,29 +208,12 @@ def four_subsets(chosen: Sequence[Transfer], subsets: Sequence[str], target: str
     return rows
 
 
-def switch_questions(rows: Sequence[Example], dictionaries: Mapping[str, Translations], p: float,
-                     seed: int) -> tuple[list[Example], dict[str, int]]:
-    """Code-switch every question by the dictionary of its language (``row.lang``).
-
-    Returns:
-        The rows, and how many questions changed in each subset.
-    """
-    out, changed = [], Counter[str]()
-    for row in rows:
-        rng = Random(f"switch:{seed}:{row.id}")
-        prompt = code_switch(row.prompt, dictionaries[row.lang], p, rng, LANGUAGES[row.lang].spaced)
-        changed[row.subset] += prompt != row.prompt
-        out.append(row.with_(prompt=prompt))
-    return out, dict(changed)
-
-
 def mt_rows(pairs: Sequence[Mapping[str, Any]], source: str, target: str) -> list[Example]:
     """D_mt: every pair as a translation instruction in both directions."""
-    rows = []
-    for a, b, x, y in ((source, target, "src", "tgt"), (target, source, "tgt", "src")):
-        rows += [Example(f"mt/{p['id']}/{a}-{b}", a, translation_prompt(p[x], a, b), p[y], source=f"parallel:{p['kind']}",
-                         subset="mt", group=f"pair/{p['id']}") for p in pairs]
-    return rows
+    def prompt(text: str, a: str, b: str, _: int) -> str:
+        return translation_prompt(text, a, b)
+
+    return [row for reverse in (False, True) for row in translation_rows(pairs, source, target, prompt, reverse)]
 
 
 def comp_rows(pairs: Sequence[Mapping[str, Any]], target: str, seed: int) -> list[Example]:

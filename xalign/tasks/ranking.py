@@ -58,18 +58,19 @@ def rank_options(ev: Evaluation, questions: Sequence[Question], journal: Journal
         return ev.frame(task_name, text, categories)
 
     todo = [q for q in questions if q.id not in journal.done]
+    neutral: dict[tuple[Any, ...], float] = {}  # each option is scored once under each neutral text
     with bar(total=len(questions), desc=desc, unit="question") as progress:
         progress.update(len(questions) - len(todo))
         for kind in dict.fromkeys(q.kind for q in todo):
-            own, first = [q for q in todo if q.kind == kind], [(framed(q), a) for q, a in shots(kind)]
-            neutral: dict[tuple[str, str], float] = {}
-            if "pmi" in scores:  # one neutral prompt a kind: each option is scored under it once
-                for text in dict.fromkeys(q.neutral for q in own):
-                    options = list(dict.fromkeys(o for q in own if q.neutral == text for o in q.options))
-                    groups = [options[k:k + CHUNK] for k in range(0, len(options), CHUNK)]
-                    for group, got in zip(groups, ev.model.score([framed(text)] * len(groups), groups, raw_text, first),
-                                          strict=True):
-                        neutral |= {(text, option): s.sum for option, s in zip(group, got, strict=True)}
+            own, first = [q for q in todo if q.kind == kind], tuple((framed(q), a) for q, a in shots(kind))
+            for text in dict.fromkeys(q.neutral for q in own) if "pmi" in scores else ():
+                options = [o for o in dict.fromkeys(o for q in own if q.neutral == text for o in q.options)
+                           if (first, text, o) not in neutral]
+                if not options:
+                    continue
+                groups = [options[k:k + CHUNK] for k in range(0, len(options), CHUNK)]
+                for group, got in zip(groups, ev.model.score([framed(text)] * len(groups), groups, raw_text, first), strict=True):
+                    neutral |= {(first, text, option): s.sum for option, s in zip(group, got, strict=True)}
             for start in range(0, len(own), CHUNK):
                 part = own[start:start + CHUNK]
                 records = []
@@ -79,7 +80,7 @@ def rank_options(ev: Evaluation, questions: Sequence[Question], journal: Journal
                               "options": list(q.options), "gold": q.gold, "logp": [s.sum for s in got],
                               "tokens": [s.tokens for s in got], "bytes": [s.bytes for s in got]}
                     if "pmi" in scores:
-                        record["neutral"] = [neutral[q.neutral, o] for o in q.options]
+                        record["neutral"] = [neutral[first, q.neutral, o] for o in q.options]
                     record["scores"] = {f"{metric.name}_{by}": metric.per_example([option_scores(record, by)], [q.gold])[0]
                                         for metric in (Accuracy(), MRR()) for by in scores}
                     records.append(record)

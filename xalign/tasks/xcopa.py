@@ -20,6 +20,7 @@ class XCopaTask(ChoiceFileTask):
 
     name: ClassVar[str] = "xcopa"
     title: ClassVar[str] = "XCOPA"
+    task_name: ClassVar[str] = "cause"
     majority: ClassVar[str] = "most frequent place of the right choice"
     by_place: ClassVar[bool] = True
     items: ClassVar[int] = 500
