@@ -31,7 +31,8 @@ from xalign.training.node import TrainerNode  # noqa: E402
 from xalign.training.rollouts import choose, reward, sample, uniforms  # noqa: E402
 
 CONF = Path(__file__).parents[1] / "conf" / "method"
-KINDS = {"encoder": (TinyEncoder(width=32, layers=1, vocab=400), make_tiny_encoder), "causal": (Tiny(width=32, layers=1, vocab=400), make_tiny)}
+SIZE = {"width": 32, "layers": 1, "vocab": 400}
+KINDS = {"encoder": (TinyEncoder(**SIZE), make_tiny_encoder), "causal": (Tiny(**SIZE), make_tiny)}
 CITIES = ("Nairobi", "Lima", "Paris")
 TRAINER = TrainerNode(epochs=2, lr=3e-3, tokens_per_step=200, patience=0, valid_share=0, checkpoint_every=0)
 
@@ -40,9 +41,9 @@ TRAINER = TrainerNode(epochs=2, lr=3e-3, tokens_per_step=200, patience=0, valid_
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Random models of both kinds."""
     made = {}
-    for kind, (node, make) in KINDS.items():
+    for kind, (_, make) in KINDS.items():
         made[kind] = tmp_path_factory.mktemp(kind)
-        make(made[kind], node.width, node.layers, node.vocab, 0)
+        make(made[kind], **SIZE, seed=0)
     return made
 
 
@@ -286,38 +287,40 @@ class Hand:
 
 
 def hand_made(answers: dict[str, list[str]], n: int) -> dict[str, list[Example]]:
-    places = ("Kenia", "Peru")
-    return {lang: [Example(f"{i}", lang, f"{places[i % 2]} {i // 2}?", own[i % len(own)], source="lab:capital", group=f"{i}",
+    """Questions about two places in turn; each language's answers in turn."""
+    return {lang: [Example(f"{i}", lang, ("Kenia ", "Peru ")[i % 2] * 4 + f"{i // 2}?", own[i % len(own)], source="lab:capital",
                            options=CITIES[:2]) for i in range(n)] for lang, own in answers.items()}
 
 
-def rises(kind: str, folder: Path, answers: dict[str, list[str]], n: int, **fields: Any) -> tuple[list[float], Any]:
-    run = Hand(kind, RLIA(**fields), folder, TRAINER, hand_made(answers, n))
-    artifact = run.cache.get(run.method.model_stage(run))
-    course = artifact.receipt["facts"]["course"]
-    assert set(course) == {"loss", "reward", "value", "entropy", "kl"}
-    return course["reward"], artifact
+def trained(kind: str, method: RLIA, folder: Path, trainer: TrainerNode, answers: dict[str, list[str]], n: int) -> tuple[dict, set[str]]:
+    """Run the whole stage; its facts, and the names of the weights that it saved."""
+    from safetensors.torch import load_file
+
+    run = Hand(kind, method, folder, trainer, hand_made(answers, n))
+    artifact = run.cache.get(method.model_stage(run))
+    assert not artifact.file("checkpoints").exists()
+    return artifact.receipt["facts"], {k for f in artifact.path.glob("*.safetensors") for k in load_file(f)}
 
 
 def test_the_reward_of_an_encoder_rises(tmp_path: Path) -> None:
-    (start, end), artifact = rises("encoder", tmp_path, {"eng": ["Nairobi", "Lima", "Lima", "Nairobi"], "fin": ["Lima", "Nairobi"]}, 24,
-                                   epochs=12, rl_lr=1.0)
-    assert start < 0.7 and end > 0.9
-    from safetensors.torch import load_file
-
-    saved = [k for f in artifact.path.glob("*.safetensors") for k in load_file(f)]
-    assert saved and not [k for k in saved if "value" in k] and not (artifact.path / "checkpoints").exists()
-    facts = artifact.receipt["facts"]
+    # E-IM learns nothing about the places; the reward asks for one answer a place
+    answers = {"eng": ["Nairobi", "Lima", "Lima", "Nairobi"], "fin": ["Lima", "Nairobi"]}
+    facts, saved = trained("encoder", RLIA(epochs=60, rl_lr=1.0), tmp_path, replace(TRAINER, tokens_per_step=1000), answers, 24)
+    assert set(facts["course"]) == {"loss", "reward", "value", "entropy", "kl"}
+    (start, end), value = facts["course"]["reward"], facts["course"]["value"]
+    assert start < 0.7 and end > 0.95
+    assert value[0] < start and value[1] == pytest.approx(end, abs=0.1)  # the critic starts at 0 and learns to expect it
     assert facts["train_rows"] == 24 and facts["valid_rows"] == 0
+    assert {"embeddings.word_embeddings.weight", "weight"} <= saved and not [k for k in saved if k.startswith("value")]
 
 
 def test_the_reward_of_a_causal_model_rises(tmp_path: Path) -> None:
-    (start, end), artifact = rises("causal", tmp_path, {"eng": ["Nairobi", "Lima"], "fin": ["Lima"]}, 16, epochs=12, rl_lr=1.0,
-                                   max_new_tokens=6)
-    assert start < 0.6 and end > start + 0.25
-    from safetensors.torch import load_file
-
-    assert not [k for k in load_file(artifact.file("model.safetensors")) if "value" in k]
+    # E-IM learns to answer with either city; the reward asks for one of them
+    facts, saved = trained("causal", RLIA(epochs=12, rl_lr=1.0, max_new_tokens=6, reward="exact"), tmp_path,
+                           replace(TRAINER, epochs=40, tokens_per_step=400), {"eng": ["Nairobi", "Lima"], "fin": ["Lima"]}, 16)
+    start, end = facts["course"]["reward"]
+    assert start < 0.8 and end > 0.9
+    assert "model.embed_tokens.weight" in saved and not [k for k in saved if k.startswith("value")]
 
 
 @pytest.mark.parametrize("kind", KINDS)
