@@ -72,9 +72,10 @@ def items(entries) -> dict:
 def test_wandb_offline_holds_config_curves_table_and_summary(tmp_path):
     tracker, said = record(build(yaml.safe_load((CONF / "wandb.yaml").read_text()), "tracker"), tmp_path)
     deadline = time.time() + 30  # its service may still be writing when finish returns
-    while not (kinds := {r.WhichOneof("record_type") for r in (records := wandb_records(tmp_path))}) >= {"run", "exit"}:
-        assert time.time() < deadline, kinds
+    while not {"run", "exit"} <= {r.WhichOneof("record_type") for r in wandb_records(tmp_path)}:
+        assert time.time() < deadline
         time.sleep(0.2)
+    records = wandb_records(tmp_path)
     run = next(r.run for r in records if r.WhichOneof("record_type") == "run")
     assert (run.display_name, run.run_group, run.project) == ("sdrrl-fin", "sweep-1", "xalign")
     assert items(run.config.update)["method"] == {"code_switch": 0.15}
