@@ -42,7 +42,7 @@ class RLIA(Prompted):
     kl: float = within(0.05, low=0)
     reward: str = choice("chrf", "chrf", "exact")
     max_new_tokens: int = within(24, low=1)
-    epochs: int = within(3, low=1)
+    epochs: int = within(2, low=1)
     rl_lr: float = within(0.5, high=10, above=0)
 
     def check_run(self, run: Run) -> None:

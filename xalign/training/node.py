@@ -7,6 +7,16 @@ from typing import Any
 from xalign.config import ConfigError, Node, choice, within
 
 
+def check_rate(key: str, value: Any) -> None:
+    """Raise ConfigError unless `value` is ``auto`` or a learning rate in (0, 1]."""
+    try:
+        usable = value == "auto" or not isinstance(value, bool) and 0 < float(value) <= 1
+    except (TypeError, ValueError):
+        usable = False
+    if not usable:
+        raise ConfigError(f"{key}={value}: must be auto or a number in (0, 1], e.g. 1e-4")
+
+
 @dataclass(frozen=True)
 class TrainerNode(Node):
     """How every method is trained. The defaults are SDRRL's (METHODS.md §2.9).
@@ -70,12 +80,6 @@ class TrainerNode(Node):
 
     def check(self, path: str) -> None:
         super().check(path)
-        if self.lr != "auto":
-            try:
-                positive = 0 < float(self.lr) <= 1
-            except (TypeError, ValueError):
-                positive = False
-            if not positive or isinstance(self.lr, bool):
-                raise ConfigError(f"{path}.lr={self.lr}: must be auto or a number in (0, 1], e.g. 1e-4")
+        check_rate(f"{path}.lr", self.lr)
         if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
             raise ConfigError(f"{path}.betas={list(self.betas)}: must be two numbers in [0, 1); the paper's are [0.9, 0.95]")
