@@ -112,4 +112,4 @@ def test_every_experiment_composes_and_states_where_it_comes_from(name):
 
 
 def test_the_experiments_are_found():
-    assert len(offered("experiments")) == 1
+    assert len(offered("experiments")) == 2

@@ -99,7 +99,7 @@ def compare(folders: Sequence[Path]) -> list[Grid]:
     grids = [_role_grid(rows, is_source, varied) for is_source in (False, True) if key_columns(rows, is_source)]
     if grids:
         runs = [e for e in rows if not e.reference]
-        grids[0].notes += ["train min = training alone; all min = every stage of the run, those taken from the cache included."]
+        grids[0].notes += ["train min = every training stage; all min = every stage of the run, those taken from the cache included."]
         grids[-1].notes += [*absences(line for e in runs for line in e.columns.values()), *_differences(runs)]
     return grids
 
@@ -138,9 +138,9 @@ def _role_grid(rows: Sequence[Entry], is_source: bool, varied: Sequence[tuple[st
 
 
 def key_columns(rows: Sequence[Entry], is_source: bool) -> list[tuple[bool, str, str]]:
-    """The comparison's columns for one role, in order of first appearance."""
+    """The comparison's columns for one role, in order of first appearance; what no run could be scored by is left out."""
     found = dict.fromkeys(c for e in rows for c in e.columns)
-    return [c for c in found if c[0] == is_source]
+    return [c for c in found if c[0] == is_source and any(r and is_number(r["value"]) for e in rows for r in [e.cell(c)])]
 
 
 def _head(rows: Sequence[Entry], column: tuple[bool, str, str]) -> str:

@@ -178,7 +178,7 @@ def carry_out(run: Run, plan: Plan, cache: Cache, folder: Path, tracker: Any, ou
     receipts = [dict(cache.get(s).receipt, cached=s.key in cached) for s in plan.stages()]
     cost = {"seconds": round(sum(r["seconds"] for r in receipts), 1),
             "seconds_this_run": round(time.perf_counter() - began, 1),
-            "train_seconds": model.receipt["seconds"],
+            "train_seconds": round(sum(r["seconds"] for r in receipts if "course" in r["facts"]), 1),
             "device_hours": round(sum(r["device_hours"] for r in receipts), 4),
             "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
             "stages": [{k: r[k] for k in ("label", "key", "seconds", "cached", "facts")} for r in receipts]}
