@@ -16,9 +16,15 @@ if TYPE_CHECKING:
 
 
 class Objective:
-    """What one training stage minimises. A method is one; a method of several stages has one for each."""
+    """What one training stage minimises. A method is one; a method of several stages has one for each.
+
+    Class attributes:
+        name: in the plan and the log.
+        effort: of one epoch in the laboratory, in minutes on two cores, for the plan's estimate.
+    """
 
     name: ClassVar[str] = ""
+    effort: ClassVar[float] = 1.0
 
     def loss(self, model: Any, batch: Any) -> LossOut:
         """Loss of one micro-batch, not divided: by default the weighted CE of the answer tokens (or the choice).

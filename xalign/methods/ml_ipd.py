@@ -107,6 +107,7 @@ class Distil(Objective):
     """
 
     name: ClassVar[str] = "distillation"
+    effort: ClassVar[float] = 4.2
 
     output: str = "logits"
     train: str = "all"

@@ -79,7 +79,8 @@ class Prompted(Multilingual):
 class EIM(Objective):
     """Stage 1: cross-entropy."""
 
-    name = "E-IM"
+    name: ClassVar[str] = "E-IM"
+    effort: ClassVar[float] = 1.6
 
 
 def questions(run: Run, lang: str) -> Stage:

@@ -36,6 +36,7 @@ class RLIA(Prompted):
     """
 
     name: ClassVar[str] = "rl_ia"
+    effort: ClassVar[float] = 1.4
 
     value_coef: float = within(0.5, low=0)
     entropy: float = within(0.01, low=0)

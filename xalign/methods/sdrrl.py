@@ -45,6 +45,7 @@ class SDRRL(Method):
     """
 
     name: ClassVar[str] = "sdrrl"
+    effort: ClassVar[float] = 3.2
 
     subsets: list[str] = choices(SUBSETS, *SUBSETS)
     self_distill: bool = True

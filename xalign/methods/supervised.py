@@ -21,6 +21,7 @@ class SFT(Method):
     """Fine-tuning on the source language's instruction data only (equation 2); of an encoder, on its choices."""
 
     name: ClassVar[str] = "sft"
+    effort: ClassVar[float] = 0.5
     kinds: ClassVar[tuple[str, ...]] = ("causal", "encoder")
 
     def rows(self, run: Run) -> Stage:
@@ -36,6 +37,7 @@ class TSFT(Method):
     """Translate, then fine-tune on D and its translation (equation 3; keeping D is our resolution)."""
 
     name: ClassVar[str] = "t_sft"
+    effort: ClassVar[float] = 0.7
     translates: ClassVar[bool] = True
 
     def rows(self, run: Run) -> Stage:

@@ -47,7 +47,7 @@ class TrainJob:
     lr_factor: float = 1.0
 
 
-def train_stage(run: Run, objective: Any, rows: Stage, weights: Stage, name: str = "train", seconds: float = 240.0,
+def train_stage(run: Run, objective: Any, rows: Stage, weights: Stage, name: str = "train",
                 teacher: Stage | None = None, lr_factor: float = 1.0, **overrides: Any) -> Stage:
     """The stage that trains `weights` on `rows` with the objective's loss.
 
@@ -56,7 +56,6 @@ def train_stage(run: Run, objective: Any, rows: Stage, weights: Stage, name: str
         rows: its artifact holds ``rows.jsonl``.
         weights: its artifact is a model folder; another `train_stage` will do.
         name: folder name in the cache.
-        seconds: estimated cost, for the plan.
         teacher: its artifact is the model folder of the frozen model that the loss finds in `xalign.training.losses.aids`.
         lr_factor: multiplies the learning rate.
         overrides: changed fields of ``run.trainer``, e.g. ``epochs=1``.
@@ -78,6 +77,7 @@ def train_stage(run: Run, objective: Any, rows: Stage, weights: Stage, name: str
         return run_job(job)
 
     inputs = (rows, weights, teacher) if teacher else (rows, weights)
+    seconds = 60 * objective.effort * trainer.epochs
     return Stage(name, 2, params, work, inputs, seconds, f"{name} {objective.name}", resumable=True)
 
 
