@@ -73,6 +73,24 @@ def test_ml_dft_pools_the_rows_of_all_languages(tmp_path: Path) -> None:
     assert [r.id.split("/")[0] for r in few if r.subset == "target"] in (["KE", "KE"], ["t1", "t1"])  # the same in each
 
 
+def test_data_in_the_source_language_alone_is_translated(tmp_path: Path) -> None:
+    class English(Hand):
+        multilingual, kind = False, "causal"
+
+        def stage(self, run: Any, examples: Stage, *more: Any) -> Stage:  # the translator's, and the filter's
+            if isinstance(more[0], Stage):
+                return more[0]
+            records = [{"id": "KE", "prompt": f"{more[0]}: capital?", "response": f"{more[0]}: Nairobi", "failed": {}},
+                       {"id": "t1", "prompt": None, "response": "maa", "failed": {"prompt": "language"}}]
+            return Stage("translate", 1, {"lang": more[0]}, lambda folder, _: {"n": write_jsonl(folder / "examples.jsonl", records)})
+
+    run = English(tmp_path, MLDFT())
+    run.translator = run.filter = run
+    rows, _ = run.made(run.method.rows(run))
+    assert [(r.id, r.lang, r.prompt, r.response) for r in rows if r.subset == "target"] == [
+        ("KE/target/fin", "fin", "fin: capital?", "fin: Nairobi"), ("KE/target/jpn", "jpn", "jpn: capital?", "jpn: Nairobi")]
+
+
 CHOICE = "Task: answer the question with a name or a few words.\n"
 FIN = "Language: Finnish, Uralic, Latin script, spaces between words.\n"
 JPN = "Language: Japanese, Japonic, Japanese script, no spaces between words.\n"
