@@ -62,7 +62,8 @@ def run_folder(run: Run, plan: Plan) -> Path:
     pick = run.choices.get
     identity = digest_of([plan.model.key, *sorted(s.key for s in (*plan.before.values(), *plan.after.values()))])[:8]
     origin = "" if run.source == "eng" else f"-from-{run.source}"
-    return Path(run.runs) / f"{pick('method')}-{'_'.join(run.lang)}{origin}-{pick('backbone')}-s{run.seed}-{identity}"
+    langs = "_".join(run.lang) if len(run.lang) <= 6 else f"{len(run.lang)}langs"
+    return Path(run.runs) / f"{pick('method')}-{langs}{origin}-{pick('backbone')}-s{run.seed}-{identity}"
 
 
 def clock(seconds: float) -> str:
@@ -90,7 +91,7 @@ def print_plan(run: Run, plan: Plan, cache: Cache, folder: Path) -> None:
         state = "[green]hit[/]" if hit else "[yellow]continue[/]" if started else "miss"
         table.add_row(stage.title, stage.key[:12], state, "" if hit else f"~{clock(stage.seconds)}")
     out.print(table)
-    out.print(f"estimated {clock(left)} on two CPU cores · cache {cache.root} · results {folder}\n")
+    out.print(f"estimated {clock(left)} on two CPU cores · cache {cache.root} · results {folder}\n", soft_wrap=True)
 
 
 def execute(run: Run) -> Path:
@@ -129,7 +130,7 @@ def execute(run: Run) -> Path:
         raise
     tracker.finish()
     out.print(f"\nresults  {folder}\nmodel    {folder / 'model'}\ntook     {clock(time.perf_counter() - began)}, "
-              f"peak memory {cost['peak_gib']:.1f} GiB")
+              f"peak memory {cost['peak_gib']:.1f} GiB", soft_wrap=True)
     return folder
 
 
