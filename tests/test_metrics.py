@@ -96,3 +96,11 @@ def test_off_target_judges_long_texts_and_other_scripts_and_leaves_the_rest():
     assert (got.value, got.n) == (3 / 5, 5)
     malay = "Lampu di dapur masih menyala dan pintu rumah sudah ditutup."
     assert OffTarget().per_example([malay], ["ind"]) == [0]
+
+
+def test_a_resample_without_any_match_has_an_error_all_the_same():
+    right = ["the house is big and old", "a cat sat on the red mat"]
+    for metric in (BLEU("eng"), ChrF("eng")):  # half of the resamples hold the hopeless one alone or twice
+        got = metric.score([right[0], "zzz"], right)
+        assert got.value > 0 and got.se > 0, metric.name
+        assert metric.score(right, right).value == pytest.approx(100)

@@ -35,6 +35,9 @@ class _Corpus(Metric):
     def __init__(self, lang: str) -> None:
         self.lang = lang
         self.corpus, self.sentence = self._metrics()
+        compute = self.corpus._compute_score_from_stats
+        # sacrebleu's bootstrap mixes NumPy's floats with Python's where a resample scores 0, and its mean refuses that
+        self.corpus._compute_score_from_stats = lambda stats: compute([float(x) for x in stats])
 
     def _metrics(self) -> tuple:
         raise NotImplementedError
