@@ -275,7 +275,7 @@ def test_a_wrong_amount_is_refused(values: dict, message: str) -> None:
 @pytest.mark.parametrize("lang", sorted(LANGUAGES))
 def test_terms_are_the_same_balanced_and_unambiguous_in_every_language(lang: str) -> None:
     items, base = lab.term_items(lang, "eng"), lab.term_items("eng", "eng")
-    assert [(i.id, i.gold, i.cluster) for i in items] == [(i.id, i.gold, i.cluster) for i in base]
+    assert [(i.id, i.gold, i.entity) for i in items] == [(i.id, i.gold, i.entity) for i in base]
     assert len(items) == 420 == len({i.id for i in items})
     assert Counter(i.kind for i in items) == dict.fromkeys(("country", "city", "language", "currency", "unit"), 84)
     rows = lab.term_examples(lang, TERMS["encoder"], 0)
@@ -284,19 +284,19 @@ def test_terms_are_the_same_balanced_and_unambiguous_in_every_language(lang: str
     for category, kind in KIND.items():
         for text in terms(lang)[kind].values():
             meanings.setdefault(fold(text), set()).add(category)
-    for text, category, options in [*((i.text, i.options[i.gold], i.options) for i in items),
+    for text, category, options in [*((i.question, i.options[i.gold], i.options) for i in items),
                                     *((e.prompt, e.response, e.options) for e in rows)]:
         assert meanings[fold(text)] == {category} and options == lab.CATEGORIES and fold(text) not in options, text
-    assert all(i.differs == (i.text.casefold() != b.text.casefold()) for i, b in zip(items, base, strict=True))
+    assert all(i.differs == (i.question.casefold() != b.question.casefold()) for i, b in zip(items, base, strict=True))
 
 
 def test_no_term_is_on_both_sides_and_places_go_with_their_territory() -> None:
     items, rows = lab.term_items("eng", "eng"), lab.term_examples("eng", 100_000, 0)
     assert not {i.id for i in items} & {e.id for e in rows}
     assert Counter(e.response for e in lab.term_examples("eng", 240, 3)).most_common()[-1][1] >= 46
-    for cluster, kind, side in [*((i.cluster, i.kind, "test") for i in items), *((e.group, e.response, "train") for e in rows)]:
+    for cluster, kind, side in [*((i.entity, i.kind, "test") for i in items), *((e.group, e.response, "train") for e in rows)]:
         assert (lab.split_of(cluster) == side and len(cluster) == 2) if kind in ("country", "city") else "/" in cluster
-    most = Counter(i.cluster for i in items).most_common(1)[0][1]
+    most = Counter(i.entity for i in items).most_common(1)[0][1]
     assert most <= 3  # two cities and the country itself
     assert Counter(i.kind for i in lab.term_items("fin", "eng", 50)) == dict.fromkeys(lab.CATEGORIES, 10)
 

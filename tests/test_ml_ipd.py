@@ -1,4 +1,7 @@
-"""ML-IPD: the rows of its three stages, the distillation loss by hand, soft prompts, and that the student comes closer."""
+"""ML-IPD: the rows of its three stages, the distillation loss by hand, soft prompts, and that the student comes closer.
+
+At the end, that training reduces the loss of the methods whose loss is cross-entropy.
+"""
 from __future__ import annotations
 
 from dataclasses import replace
@@ -18,12 +21,16 @@ from xalign.config import ConfigError  # noqa: E402
 from xalign.data.choices import collate  # noqa: E402
 from xalign.data.examples import Example, read_examples, write_jsonl  # noqa: E402
 from xalign.data.prompts import Frame, language_text, soft_tokens  # noqa: E402
+from xalign.methods.base import Method  # noqa: E402
+from xalign.methods.ml_dft import MLDFT  # noqa: E402
 from xalign.methods.ml_ipd import MLIPD, Distil, pivoted  # noqa: E402
 from xalign.methods.pl_bl import PLBL  # noqa: E402
 from xalign.methods.prompted import framed, pick  # noqa: E402
+from xalign.methods.sdrrl import SDRRL  # noqa: E402
+from xalign.methods.supervised import SFT  # noqa: E402
 from xalign.training.losses import Aids, targets  # noqa: E402
 from xalign.training.node import TrainerNode  # noqa: E402
-from xalign.training.stage import tokenise  # noqa: E402
+from xalign.training.stage import tokenise, train_stage  # noqa: E402
 
 PAIRS = [("Capital of Kenya?", "Kenian pääkaupunki?"), ("Capital of Peru?", "Perun pääkaupunki?"), ("Money of Japan?", "Japanin raha?")]
 OPTIONS = [(("Nairobi", "Lima"), ("Nairobi (fi)", "Lima (fi)")), (("Lima", "Oslo"), ("Lima (fi)", "Oslo (fi)")),
@@ -213,3 +220,23 @@ def test_the_student_ends_closer_to_its_teacher(cache: Cache, kind: str, options
         changed = [n for n, p in after.items() if n.replace(".base.", ".") not in before or
                    not torch.equal(p, before[n.replace(".base.", ".")])]
         assert changed and all(n.endswith(".vectors") for n in changed)
+
+
+@pytest.mark.parametrize("method, kind", [(SFT(), "causal"), (SFT(), "encoder"), (MLDFT(), "causal"), (MLDFT(lr=0.1), "encoder"),
+                                          (MLDFT(optimizer="adamw"), "encoder"), (PLBL(), "causal"), (PLBL(), "encoder")])
+def test_cross_entropy_falls(cache: Cache, method: Method, kind: str) -> None:
+    run = Fakes(kind)
+    run.trainer = replace(NODE, epochs=30)
+    start, end = cache.get(method.model_stage(run)).receipt["facts"]["course"]["loss"]
+    assert end < 0.9 * start, (start, end)
+
+
+@pytest.mark.parametrize("weighting", ["pooled", "subset_mean"])
+def test_sdrrls_loss_falls_under_both_weightings(cache: Cache, weighting: str) -> None:
+    run = Fakes("causal")
+    run.trainer = replace(NODE, epochs=30)
+    rows = [*(e.with_(subset="LL") for e in ENGLISH), *(e.with_(id=f"{e.id}/TT", subset="TT") for e in FINNISH)]
+    stage = Stage("rows", 1, {"sdrrl": "by hand"}, lambda f, _: {"n": write_jsonl(f / "rows.jsonl", rows)})
+    method = SDRRL(loss_weighting=weighting)
+    start, end = cache.get(train_stage(run, method, stage, run.backbone.weights(run))).receipt["facts"]["course"]["loss"]
+    assert end < 0.9 * start, (start, end)

@@ -21,6 +21,7 @@ from xalign.tasks.ranking import Question, add_chance, add_majority, add_ranking
 
 if TYPE_CHECKING:
     from xalign.config import Run
+    from xalign.data.lab import ChoiceItem
 
 
 @dataclass(frozen=True)
@@ -90,11 +91,14 @@ class LabTask(Task):
         _add_off_target(ev, generated)
 
 
+def _questions(items: Sequence[ChoiceItem]) -> list[Question]:
+    return [Question(i.id, i.kind, i.entity, i.question, i.options, i.gold, i.neutral, i.differs) for i in items]
+
+
 def _choice(task: LabTask, ev: Evaluation) -> None:
     from xalign.data.lab import choice_items, train_shots
 
-    questions = [Question(i.id, i.kind, i.entity, i.question, i.options, i.gold, i.neutral, i.differs)
-                 for i in choice_items(ev.lang, ev.source, task.choice_items)]
+    questions = _questions(choice_items(ev.lang, ev.source, task.choice_items))
     target = ev.lang != ev.source
     records = rank_options(ev, questions, ev.journal("choice"), task.scores, f"multiple choice {ev.lang}")
     add_ranking(ev, "choice", records, task.scores, differs=target, kinds=True)
@@ -113,8 +117,7 @@ def _choice(task: LabTask, ev: Evaluation) -> None:
 def _classify(task: LabTask, ev: Evaluation) -> None:
     from xalign.data.lab import term_items
 
-    questions = [Question(i.id, i.kind, i.cluster, i.text, i.options, i.gold, i.neutral, i.differs)
-                 for i in term_items(ev.lang, ev.source, task._terms(ev.kind))]
+    questions = _questions(term_items(ev.lang, ev.source, task._terms(ev.kind)))
     records = rank_options(ev, questions, ev.journal("terms"), task.scores, f"terms {ev.lang}", task_name="term", categories=CATEGORIES)
     add_ranking(ev, "terms", records, task.scores, differs=ev.lang != ev.source, kinds=True)
     ev.facts["terms"] = len(records)

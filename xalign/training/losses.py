@@ -115,12 +115,10 @@ def targets(model: Any, batch: Batch | ChoiceBatch, states: bool = False) -> Tar
         kept = (batch.gold >= 0).nonzero()[:, 0]
         return Targets(logits[kept], batch.gold[kept], batch.weights[kept], kept, vectors[kept] if states else None)
     logits, labels, weights, *vectors = label_logits(model, batch, states)
-    kept = labels != IGNORED
-    if len(labels) > 1 or not kept.all():  # packed, every column has a label: no copy then
-        rows = batch.segment_ids[:, (batch.labels != IGNORED).any(0)]
-        return Targets(logits[kept], labels[kept], weights[kept], rows[kept], vectors[0][kept] if states else None)
-    rows = batch.segment_ids[0, (batch.labels != IGNORED)[0]]
-    return Targets(logits[0], labels[0], weights[0], rows, vectors[0][0] if states else None)
+    rows, kept = batch.segment_ids[:, (batch.labels != IGNORED).any(0)], labels != IGNORED
+    # one sequence (packed, or a single row) has a label in every column: no copy then
+    parts = [x[0] if len(labels) == 1 else x[kept] for x in (logits, labels, weights, rows, *vectors)]
+    return Targets(*parts)
 
 
 def cross_entropy(found: Targets) -> LossOut:

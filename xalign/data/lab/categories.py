@@ -7,14 +7,13 @@ are no category: nearly all are named like a language, and about twenty terms wo
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from functools import cache
 from random import Random
 
 from xalign.config import XalignError
 from xalign.data.examples import Example
 from xalign.data.lab.facts import TEST_SHARE, chance, cities, fold, split_of
-from xalign.data.lab.items import interleave
+from xalign.data.lab.items import ChoiceItem, interleave
 from xalign.data.lab.terms import terms
 from xalign.languages import LANGUAGES
 
@@ -31,27 +30,6 @@ NO_TERM = {"language/mul", "language/und", "language/zxx", "currency/XXX", "terr
            "city/America/Antigua", "city/America/Bahia", "city/America/Grand_Turk", "city/America/Noronha", "city/America/St_Kitts",
            "city/America/St_Thomas", "city/America/St_Vincent", "city/America/Thule", "city/America/Tortola", "city/Asia/Kamchatka",
            "city/Asia/Sakhalin", "city/Australia/Lindeman", "city/Australia/Lord_Howe"}
-
-
-@dataclass(frozen=True)
-class TermItem:
-    """A term to classify; id, options and gold are the same in every language.
-
-    Attributes:
-        id: ``term/territory/FI``; kind: the right category; cluster: see `cluster_of`.
-        text: the term's name in `lang`. options: `CATEGORIES`. gold: index of the right one.
-        neutral: `NEUTRAL`. differs: the name is spelled otherwise than in the source language.
-    """
-
-    id: str
-    lang: str
-    kind: str
-    cluster: str
-    text: str
-    options: tuple[str, ...]
-    gold: int
-    neutral: str
-    differs: bool
 
 
 def cluster_of(term: str) -> str:
@@ -97,15 +75,18 @@ def category_of(term: str) -> str:
     return next(category for category, own in KIND.items() if own == kind)
 
 
-def term_items(lang: str, source: str, limit: int = TEST_TERMS) -> list[TermItem]:
-    """Terms of the test side with their categories in turn, equally many of each; the first `limit` of `TEST_TERMS`."""
+def term_items(lang: str, source: str, limit: int = TEST_TERMS) -> list[ChoiceItem]:
+    """Terms of the test side with their categories in turn, equally many of each; the first `limit` of `TEST_TERMS`.
+
+    The question is the term's name alone, the options are `CATEGORIES` in English, the neutral question is `NEUTRAL`.
+    """
     each = [row[:TEST_TERMS // len(CATEGORIES)] for row in usable("test").values()]
     items = []
     for term in interleave(each)[:limit]:
         category = category_of(term)
         here, there = (terms(code)[KIND[category]][term] for code in (lang, source))
-        items.append(TermItem(f"term/{term}", lang, category, cluster_of(term), here, CATEGORIES, CATEGORIES.index(category),
-                              NEUTRAL, here.casefold() != there.casefold()))
+        items.append(ChoiceItem(f"term/{term}", lang, category, cluster_of(term), here, CATEGORIES, CATEGORIES.index(category),
+                                NEUTRAL, here.casefold() != there.casefold()))
     return items
 
 

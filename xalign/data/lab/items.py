@@ -20,7 +20,7 @@ class ChoiceItem:
     """A question with four options; id, options and gold position are the same in every language.
 
     Attributes:
-        id: the fact's id; kind: its relation; entity: the territory (the cluster of paired tests).
+        id: the fact's or term's id; kind: its relation or category; entity: the cluster of paired tests, for a fact its territory.
         gold: index of the right option. neutral: the question without its entity, for PMI.
         differs: the right answer is spelled otherwise than in the source language.
     """
