@@ -142,7 +142,7 @@ class Filters(Node):
             return {**facts, "cometkiwi": self.cometkiwi or "no checkpoint, not applied"}
 
         return Stage("filter", 1, {**self.params(), "source": run.source, "lang": lang}, work, inputs=(source, translated),
-                     seconds=1, label=f"filter {run.source}→{lang}")
+                     seconds=1, label=f"filter {source.name} {run.source}→{lang}")
 
     def _quality(self, originals: Sequence[Example], records: Sequence[Mapping[str, Any]]) -> list[float]:
         from xalign.data.comet import quality_scores
