@@ -16,6 +16,7 @@ import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -67,19 +68,26 @@ class Row:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a packed batch keeps its rows, for the attention function.
+    """Where a packed batch keeps its sequences, for the attention function.
+
+    A sequence is the shared prefix (if there is one; always the first), or the own part of a row, whose queries look
+    at the whole prefix and causally at themselves.
 
     Attributes:
         prefix: P, the leading positions that all rows share.
-        rows: [n, L] position in the packed sequence of each row's own tokens; padding repeats position 0.
-        back: [T - P] index into the flattened [n * L] view of each packed position behind the prefix.
-        mask: [1, 1, L, P + L] True where a row's query may look: the whole prefix, and itself causally.
+        sizes: length of each sequence; they add up to T.
+        mask: [L, P + L] True where a query of a row of L tokens may look, L being the longest; a shorter row of n
+            tokens takes the corner [:n, :P + n].
+        keys: [K] the packed positions that each sequence looks at, one sequence after the other: the prefix, then
+            prefix and own part of every row.
+        starts: int32 [2, sequences + 1] where each sequence begins among the queries and among `keys`.
     """
 
     prefix: int
-    rows: Tensor
-    back: Tensor
+    sizes: tuple[int, ...]
     mask: Tensor
+    keys: Tensor
+    starts: Tensor
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,7 @@ class Batch:
         segment_ids: int64, index into `rows`; -1 for the shared prefix, -2 for padding.
         weights: float32, weight of the label's cross-entropy, 0 where there is no label.
         rows: the rows themselves, e.g. ``batch.rows[s].subset``.
-        layout: the rows' places when packed, else None.
+        layout: the sequences' places when packed, else None.
     """
 
     input_ids: Tensor
@@ -127,24 +135,24 @@ def pack(rows: Sequence[Row]) -> Batch:
     import torch
 
     prefix = common_prefix(rows)
-    own = [len(r.ids) - prefix for r in rows]
+    sizes = [prefix] * (prefix > 0) + [len(r.ids) - prefix for r in rows]
     ids, labels, positions = list(rows[0].ids[:prefix]), [IGNORED] * prefix, list(range(prefix))
     segments, weights = [PREFIX] * prefix, [0.0] * prefix
-    where = torch.zeros(len(rows), max(own), dtype=torch.long)
-    back: list[int] = []
-    for s, (r, n) in enumerate(zip(rows, own, strict=True)):
-        where[s, :n] = torch.arange(len(ids), len(ids) + n)
-        back += range(s * where.shape[1], s * where.shape[1] + n)
+    keys, ends = list(range(prefix)), [prefix] * (prefix > 0)
+    for s, r in enumerate(rows):
         row_labels, row_weights = _supervise(r)
+        keys += [*range(prefix), *range(len(ids), len(ids) + len(r.ids) - prefix)]
+        ends.append(len(keys))
         ids += r.ids[prefix:]
         labels += row_labels[prefix:]
         weights += row_weights[prefix:]
         positions += range(prefix, len(r.ids))
-        segments += [s] * n
-    causal = torch.ones(where.shape[1], where.shape[1], dtype=torch.bool).tril()
-    mask = torch.cat([torch.ones(len(causal), prefix, dtype=torch.bool), causal], 1)[None, None]
+        segments += [s] * (len(r.ids) - prefix)
+    longest = max(sizes[-len(rows):])
+    mask = torch.ones(longest, prefix + longest, dtype=torch.bool).tril(prefix)
+    starts = torch.tensor([[0, *accumulate(sizes)], [0, *ends]], dtype=torch.int32)
     long = [torch.tensor([x]) for x in (ids, labels, positions, segments)]
-    return Batch(*long, torch.tensor([weights]), tuple(rows), Layout(prefix, where, torch.tensor(back), mask))
+    return Batch(*long, torch.tensor([weights]), tuple(rows), Layout(prefix, tuple(sizes), mask, torch.tensor(keys), starts))
 
 
 def pad(rows: Sequence[Row]) -> Batch:

@@ -39,7 +39,10 @@ class TrainerNode(Node):
         clip: largest gradient norm.
         precision: auto is fp32 on CPU, bf16 on CUDA.
         zero: DeepSpeed's ZeRO stage.
+        offload: keep the optimizer's state (ZeRO 1-3), or all of it and the weights (ZeRO-3), in the host's memory.
+        attention: of packed rows; auto takes flash on CUDA in bf16, else sdpa, and eager for models that sdpa cannot do.
         activation_checkpointing: recompute activations in the backward pass, for memory.
+        compile: torch.compile for every layer; for GPUs, where it fuses what lies between the matrix products.
         valid_share: share of the rows held out (whole groups) to choose the best weights; 0 = keep the last.
         eval_every: steps between validations; 0 = a quarter of an epoch.
         patience: stop after so many validations without a new best; 0 = never.
@@ -63,23 +66,36 @@ class TrainerNode(Node):
     clip: float = within(1.0, above=0)
     precision: str = choice("auto", "auto", "fp32", "bf16")
     zero: int = within(0, 0, 3)
+    offload: str = choice("none", "none", "optimizer", "all")
+    attention: str = choice("auto", "auto", "sdpa", "eager", "flash")
     adapter: str = choice("none", "none", "lora")
     lora_rank: int = within(16, 1, 1024)
     lora_alpha: float = within(32, above=0)
     lora_dropout: float = within(0.0, 0, 0.9)
     activation_checkpointing: bool = False
+    compile: bool = False
     valid_share: float = within(0.05, 0, 0.5)
     eval_every: int = within(0, low=0)
     patience: int = within(4, low=0)
     checkpoint_every: float = within(600, low=0)
 
     def check_run(self, run: Any) -> None:
-        """Raise ConfigError for an adapter on an encoder, which is small and trains a head of its own."""
-        if self.adapter != "none" and run.backbone.kind != "causal":
-            raise ConfigError(f"trainer.adapter={self.adapter}: is for causal backbones; set trainer.adapter=none")
+        """Raise ConfigError for what only causal backbones have: adapters, and a choice of attention."""
+        for key, plain in (("adapter", "none"), ("attention", "auto")):
+            value = getattr(self, key)
+            if value != plain and run.backbone.kind != "causal":
+                raise ConfigError(f"trainer.{key}={value}: is for causal backbones; set trainer.{key}={plain}")
 
     def check(self, path: str) -> None:
         super().check(path)
         check_rate(f"{path}.lr", self.lr)
+        if self.offload != "none" and self.zero < {"optimizer": 1, "all": 3}[self.offload]:
+            raise ConfigError(f"{path}.offload={self.offload}: needs ZeRO {'3' if self.offload == 'all' else '1, 2 or 3'}; set "
+                              f"{path}.zero={3 if self.offload == 'all' else 2}")
+        if self.attention == "flash" and not self.packing:
+            raise ConfigError(f"{path}.attention=flash: is for packed rows; set {path}.packing=true, or {path}.attention=sdpa")
+        if self.compile and self.zero == 3:
+            raise ConfigError(f"{path}.compile=true: does not go with ZeRO-3, which gathers weights between the compiled parts; "
+                              f"set {path}.zero=2 or {path}.compile=false")
         if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
             raise ConfigError(f"{path}.betas={list(self.betas)}: must be two numbers in [0, 1); the paper's are [0.9, 0.95]")

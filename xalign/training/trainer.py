@@ -1,14 +1,13 @@
-"""The one trainer: a DeepSpeed engine, packed micro-batches, validation, checkpoints. The only importer of deepspeed."""
+"""The one trainer: a DeepSpeed engine, packed micro-batches, validation, checkpoints."""
 from __future__ import annotations
 
 import json
 import math
 import os
 import shutil
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,40 +19,14 @@ from xalign.config import XalignError
 from xalign.data.choices import collate
 from xalign.data.packing import Row, deal, plan_steps
 from xalign.progress import bar
+from xalign.training.engine import clips_itself, compile_layers, load_deepspeed, make_engine, uses_bf16
+from xalign.training.hardware import keep_memory, peak_flops, peak_memory, reset_peak_memory
 from xalign.training.node import TrainerNode
 from xalign.training.ranks import join
 from xalign.training.schedule import auto_lr, cosine
 
 LOG = "log.jsonl"
-
-
-def load_deepspeed() -> Any:
-    """Import deepspeed quietly, without its just-in-time compiled CPU kernels."""
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")  # or it logs its search
-    import logging
-
-    with quiet_stderr():  # importing it tries to link optional libraries
-        import deepspeed
-
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    if not torch.cuda.is_available():
-        # its shared-memory all-reduce compiles for a minute and needs g++; gloo serves
-        getattr(deepspeed.ops, "__compatible_ops__", {})["deepspeed_shm_comm"] = False
-    return deepspeed
-
-
-@contextmanager
-def quiet_stderr() -> Iterator[None]:
-    """Send file descriptor 2 to nowhere: what child processes write to it too."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+TIMED = 20  # seconds of training from which on the share of the device's peak is worth measuring
 
 
 class Trainer:
@@ -83,45 +56,35 @@ class Trainer:
         self.per_epoch = len(self.steps) / node.epochs
         self.steps = self.steps[:node.max_steps or None]
         self.eval_every = node.eval_every or max(1, round(self.per_epoch / 4))
-        teacher = getattr(getattr(model, "aids", None), "teacher", None)
-        if node.packing and not train[0].parts:
-            from xalign.training.attention import use_packed
-
-            use_packed(model, train)
-            if teacher:
-                use_packed(teacher.model, [r.twin or r for r in train])
+        self.cuda = torch.cuda.is_available()
+        if not self.cuda:
+            keep_memory()
         if node.activation_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if node.compile:
+            compile_layers(model)
         model.train()
-        self.parameters, self.multiplied = count_parameters(model)
-        self.engine = self._engine(model)
+        self.parameters, self.trainable, self.flops_per_token, self.flops_per_logit = count_parameters(model)
+        self.clips = clips_itself(node)
+        self.engine = make_engine(model, node, self.lr, self.accumulation, self.world)
+        self.attention = self._attention(model)
         self.kept: dict[str, torch.Tensor] = {}  # the best weights, while they are newer than best.safetensors
         # what a checkpoint must know besides the engine; plain JSON
         self.state: dict[str, Any] = {"step": 0, "world": self.world, "best": None, "best_step": 0, "stale": 0, "stopped": False,
-                                      "tokens": 0, "computed": 0, "seconds": 0.0}
+                                      "tokens": 0, "computed": 0, "flops": 0, "seconds": 0.0, "step_seconds": 0.0}
 
-    def _engine(self, model: Any) -> Any:
-        node, cuda = self.node, torch.cuda.is_available()
-        deepspeed = load_deepspeed()
-        weights = [p for p in model.parameters() if p.requires_grad]
-        groups = [{"params": [p for p in weights if p.ndim >= 2], "weight_decay": node.weight_decay},
-                  {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0}]
-        groups = [g for g in groups if g["params"]]
-        if node.optimizer == "sgd":
-            optimizer: Any = torch.optim.SGD(groups, lr=self.lr, momentum=node.momentum, fused=True)
-        else:
-            optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=tuple(node.betas), eps=node.eps, fused=True)
-        bf16 = node.precision == "bf16" or node.precision == "auto" and cuda
-        self.clips = not bf16 and node.zero == 0  # there DeepSpeed's engine clips too, but does not tell the norm
-        config = {"train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": self.accumulation,
-                  "gradient_clipping": 0.0 if self.clips else node.clip, "bf16": {"enabled": bf16},
-                  "zero_optimization": {"stage": node.zero},
-                  "zero_allow_untested_optimizer": True, "steps_per_print": sys.maxsize}
-        with quiet_stderr():  # ZeRO-3 looks for libaio with the linker
-            engine = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)[0]
-        if self.world == 1 and node.zero == 0:  # nobody to average with: it would only copy every gradient twice, 10 % of a step
-            engine.enable_backward_allreduce = False
-        return engine
+    def _attention(self, model: Any) -> str | None:
+        """Switch model and teacher to packed attention where rows are packed; returns the model's implementation."""
+        teacher = getattr(getattr(model, "aids", None), "teacher", None)
+        if not self.node.packing or self.train[0].parts:
+            if self.node.attention != "auto":
+                model.set_attn_implementation(self.node.attention)
+            return None
+        from xalign.training.attention import use_packed
+
+        if teacher:
+            use_packed(teacher.model, [r.twin or r for r in self.train], self.node.attention)
+        return use_packed(self.engine, self.train, self.node.attention, opaque=self.node.compile)
 
     def fit(self) -> dict[str, Any]:
         """Train to the end; leaves the chosen weights in ``checkpoints/best.safetensors``.
@@ -132,21 +95,21 @@ class Trainer:
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         self._resume()
         state, started, saved = self.state, time.perf_counter(), time.perf_counter()
-        before, tokens_before = state["seconds"], state["tokens"]
-        total = sum(r.tokens for s in self.steps for r in s)
+        before, total = state["seconds"], sum(r.tokens for s in self.steps for r in s)
+        reset_peak_memory(self.cuda)
         show = {"desc": "train", "unit": "tok", "unit_scale": True, "disable": self.rank > 0}
         if self.valid and not state["step"]:
             self._validate()
         with bar(total=total, initial=state["tokens"], **show) as progress:
             while state["step"] < len(self.steps) and not state["stopped"]:
-                rows = self.steps[state["step"]]
-                want = self.rank == 0 and 0 < self.node.checkpoint_every <= time.perf_counter() - saved
+                rows, began = self.steps[state["step"]], time.perf_counter()
+                want = self.rank == 0 and 0 < self.node.checkpoint_every <= began - saved
                 record, checkpoint = self._step(rows, want)
                 state["step"] += 1
                 state["tokens"] += sum(r.tokens for r in rows)
-                spent = time.perf_counter() - started
-                state["seconds"] = before + spent
-                rate = round((state["tokens"] - tokens_before) / spent, 1)
+                state["step_seconds"] += time.perf_counter() - began
+                state["seconds"] = before + time.perf_counter() - started
+                rate = round(state["tokens"] / state["step_seconds"], 1)
                 self._log({**record, "tokens": state["tokens"], "tokens_per_second": rate})
                 progress.update(sum(r.tokens for r in rows))
                 progress.set_postfix_str(f"loss {record['loss']:.3f}", refresh=False)
@@ -159,15 +122,28 @@ class Trainer:
             self._keep_weights()
         self._write_kept()
         state["seconds"] = before + time.perf_counter() - started
+        facts = self._facts()
         self.engine.destroy()
-        tokens, computed = state["tokens"], state["computed"]
-        facts = {"steps": state["step"], "train_rows": len(self.train), "valid_rows": len(self.valid), "tokens": tokens,
-                 "tokens_computed": computed, "supervised_fraction": round(self.supervised, 4), "lr": self.lr,
-                 "train_seconds": round(state["seconds"], 2), "tokens_per_second": round(tokens / state["seconds"], 1),
-                 "world": self.world, "parameters": self.parameters, "flops": 6 * self.multiplied * computed}
-        if self.rank == 0:
-            facts["course"] = course(self.folder / LOG, state["best_step"])
-        return facts | ({"best_step": state["best_step"], "best_valid_loss": state["best"]} if self.valid else {})
+        return facts
+
+    def _facts(self) -> dict[str, Any]:
+        """What the receipt says of the training; every process takes part in the timing of a long run."""
+        state, node = self.state, self.node
+        facts = {"steps": state["step"], "train_rows": len(self.train), "valid_rows": len(self.valid), "tokens": state["tokens"],
+                 "tokens_computed": state["computed"], "supervised_fraction": round(self.supervised, 4), "lr": self.lr,
+                 "train_seconds": round(state["seconds"], 2), "step_seconds": round(state["step_seconds"], 2),
+                 "tokens_per_second": round(state["tokens"] / state["step_seconds"], 1),
+                 "world": self.world, "parameters": self.parameters, "trainable": self.trainable, "flops": state["flops"],
+                 "attention": self.attention, "precision": "bf16" if uses_bf16(node) else "fp32"}
+        peak = peak_memory(self.cuda)
+        facts |= {"peak_gib": round(peak, 2)} if peak else {}
+        if state["step_seconds"] > TIMED:
+            fastest = peak_flops(self.cuda, uses_bf16(node))
+            rate = state["flops"] / state["step_seconds"] / self.world
+            facts |= {"flops_per_second": round(rate)} | ({"mfu": round(rate / fastest, 4)} if fastest else {})
+        if self.valid:
+            facts |= {"best_step": state["best_step"], "best_valid_loss": state["best"]}
+        return facts | ({"course": course(self.folder / LOG, state["best_step"])} if self.rank == 0 else {})
 
     def _batch(self, rows: list[Row]) -> Any:
         return collate(rows, self.node.packing).to(self.engine.device)
@@ -182,30 +158,35 @@ class Trainer:
             group["lr"] = lr
         bins = deal(rows, self.accumulation * world)
         targets = sum(r.targets for r in rows)
-        sums = torch.zeros(len(bins) + 2, dtype=torch.float64)
-        logs: dict[str, float] = {}
+        losses = torch.zeros(len(bins), dtype=torch.float64, device=engine.device)
+        logs: dict[str, torch.Tensor] = {}
+        computed = logits = 0
         for k in range(self.accumulation):
             batch = self._batch(bins[k * world + self.rank])
             out = self.objective.loss(engine, batch)
             engine.backward(out.sum * (self.accumulation * world / targets))  # DeepSpeed divides by both
-            sums[k * world + self.rank] = out.sum.item()
-            sums[-2] += batch.input_ids.numel()
+            losses[k * world + self.rank] = out.sum.detach()
+            computed += batch.input_ids.numel()
+            logits += sum(r.targets for r in batch.rows)
             for name, value in out.logs.items():
-                logs[name] = logs.get(name, 0.0) + value.item()
-            if k == self.accumulation - 1:
-                sums[-1] = want_checkpoint
-                totals = self._total(torch.cat([sums, torch.tensor([logs[n] for n in sorted(logs)], dtype=torch.float64)]))
+                logs[name] = logs[name] + value.double() if name in logs else value.double()
+            if k == self.accumulation - 1:  # one wait for the device a step
+                counts = torch.tensor([computed, logits, want_checkpoint], dtype=torch.float64, device=engine.device)
+                found = [logs[n].to(engine.device).reshape(1) for n in sorted(logs)]
+                totals = self._total(torch.cat([losses, counts, *found]))
                 self._require_finite(totals[:len(bins)], bins, f"loss in step {step + 1}")
                 if self.clips:
                     norm = torch.nn.utils.clip_grad_norm_(engine.module.parameters(), self.node.clip)
             engine.step()
         norm = float(norm if self.clips else engine.get_global_grad_norm())
-        self._require_finite([norm], [rows], f"gradient in step {step + 1}")
-        self.state["computed"] += int(totals[len(bins)])
-        more = {n: v / targets for n, v in zip(sorted(logs), totals[len(bins) + 2:], strict=True)}
+        self._require_finite([norm if norm >= 0 else math.nan], [rows], f"gradient in step {step + 1}")  # DeepSpeed's inf is -1
+        computed, logits, checkpoint = totals[len(bins):len(bins) + 3]
+        self.state["computed"] += int(computed)
+        self.state["flops"] += int(computed) * self.flops_per_token + int(logits) * self.flops_per_logit
+        more = {n: v / targets for n, v in zip(sorted(logs), totals[len(bins) + 3:], strict=True)}
         record = {"step": step + 1, "epoch": round((step + 1) / self.per_epoch, 4), "loss": sum(totals[:len(bins)]) / targets,
                   **more, "lr": lr, "grad_norm": norm}
-        return record, totals[len(bins) + 1] > 0
+        return record, checkpoint > 0
 
     def _total(self, values: torch.Tensor) -> list[float]:
         if self.world > 1:
@@ -217,8 +198,10 @@ class Trainer:
         bad = [r.id for v, rows in zip(values, bins, strict=True) if not math.isfinite(v) for r in rows]
         if bad:
             shown = ", ".join(bad[:8]) + (f" and {len(bad) - 8} more" if len(bad) > 8 else "")
+            latest = self.checkpoints / "latest.json"
+            kept = f"; the last good checkpoint stays in {self.checkpoints}" if latest.is_file() else ""
             raise XalignError(f"trainer: the {what} is not finite, rows {shown}; lower trainer.lr (now {self.lr:.2g}), "
-                              "or look at these rows and their weights")
+                              f"or look at these rows and their weights{kept}")
 
     @torch.no_grad()
     def _validate(self) -> None:
@@ -303,14 +286,24 @@ class Trainer:
             log.write_text("".join(x + "\n" for x in lines if json.loads(x)["step"] <= self.state["step"] > 0), encoding="utf-8")
 
 
-def count_parameters(model: Any) -> tuple[int, int]:
-    """All parameters, and those that a token is multiplied with (embeddings are only looked up, unless they are the output too)."""
-    total = sum(p.numel() for p in model.parameters())
+def count_parameters(model: Any) -> tuple[int, int, int, int]:
+    """How large `model` is and what it costs.
+
+    Returns:
+        All parameters; the trainable ones; FLOPs that a computed token costs in forward and backward pass, and those
+        that a position with logits costs besides. A weight takes 6 FLOPs, a frozen one 4; embeddings are only looked
+        up. What attention scores cost is left out, as usual (Kaplan et al. 2020, arXiv 2001.08361, section 2.1).
+    """
+    sizes = {id(p): (p.numel(), p.requires_grad) for p in model.parameters()}
     output = getattr(model, "get_output_embeddings", lambda: None)()
-    tables = {id(m.weight): m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Embedding)}
-    if output is not None:
-        tables.pop(id(output.weight), None)
-    return total, total - sum(tables.values())
+    head = {id(p) for p in output.parameters()} if output is not None else set()
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)} - head
+
+    def flops(chosen: set[int]) -> int:
+        return sum((6 if trained else 4) * n for key, (n, trained) in sizes.items() if key in chosen)
+
+    total, trainable = sum(n for n, _ in sizes.values()), sum(n for n, trained in sizes.values() if trained)
+    return total, trainable, flops(set(sizes) - tables - head), flops(head)
 
 
 def course(log: Path, best_step: int) -> dict[str, list[float]]:
