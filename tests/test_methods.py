@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -19,7 +18,7 @@ from xalign.data.examples import Example, read_examples, write_jsonl
 from xalign.data.filters import Filters
 from xalign.data.packing import Row
 from xalign.methods import sdrrl
-from xalign.methods.sdrrl import SDRRL, SUBSETS, Transfer, coin, comp_rows, cut, four_subsets, generate_answers, mt_rows
+from xalign.methods.sdrrl import SDRRL, SUBSETS, Answers, Transfer, coin, comp_rows, cut, four_subsets, mt_rows
 from xalign.methods.supervised import SFT, TSFT
 
 CONF = Path(__file__).parents[1] / "conf" / "method"
@@ -309,20 +308,27 @@ def test_a_base_model_is_fine_tuned_before_it_answers(tmp_path: Path) -> None:
     assert SDRRL(answers="sft").answers_stage(run, questions).key == stage.key
 
 
-def test_answers_continue_where_they_were_killed(tmp_path: Path) -> None:
+def test_answers_continue_where_they_were_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import xalign.backbones.load as load
+    from xalign.training.spread import spread
+
     log, asked = tmp_path / "answers.jsonl", []
-    log.write_text(json.dumps({"id": KENYA.id, "answer": "kept"}) + "\n" + '{"id": "capital/PE', encoding="utf-8")
+    kept = {"id": KENYA.id, "answer": "kept", "ended": True}
+    (tmp_path / "answers.jsonl.1").write_text(json.dumps(kept) + "\n" + '{"id": "capital/PE', encoding="utf-8")  # the second process' file
 
     def generate(prompts: list[str], limit: int, each: Any) -> None:
         asked.extend(prompts)
         for i, _ in enumerate(prompts):
             each(i, "one two three four")
 
-    backbone = SimpleNamespace(generate=generate, tokenizer=words)
-    assert generate_answers(backbone, [KENYA, PERU], 9, log) == [("kept", True), ("one two three four", True)]
-    assert asked == [PERU.prompt]
-    assert Counter(line.split('"')[3] for line in log.read_text().splitlines()) == {KENYA.id: 1, PERU.id: 1}
-    assert generate_answers(backbone, [KENYA, PERU], 4, log)[1] == ("one two three four", False)  # as long as allowed: it was cut
+    monkeypatch.setattr(load, "load_backbone", lambda path, node: SimpleNamespace(generate=generate, tokenizer=words))
+    questions = {e.id: e.prompt for e in (KENYA, PERU)}
+    new = {"id": PERU.id, "answer": "one two three four", "ended": True}
+    assert spread(Answers(tmp_path, None, 9), questions, log) == [kept, new] and asked == [PERU.prompt]
+    assert [json.loads(line) for line in log.read_text().splitlines()] == [kept, new] and list(tmp_path.iterdir()) == [log]
+    assert spread(Answers(tmp_path, None, 9), questions, log) == [kept, new] and asked == [PERU.prompt]  # killed behind it
+    short = spread(Answers(tmp_path, None, 4), {PERU.id: PERU.prompt}, tmp_path / "short.jsonl")
+    assert short == [{**new, "ended": False}]  # as long as allowed: it was cut
 
 
 def test_only_finished_answers_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

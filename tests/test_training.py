@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,7 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from xalign.backbones.trainable import Trainable  # noqa: E402
-from xalign.config import ConfigError, XalignError  # noqa: E402
+from xalign.config import ConfigError  # noqa: E402
 from xalign.data.examples import Example  # noqa: E402
 from xalign.data.packing import IGNORED, PREFIX, Row, common_prefix, deal, pack, pad, plan_steps, split_groups  # noqa: E402
 from xalign.methods.base import Objective  # noqa: E402
@@ -90,68 +89,6 @@ def test_the_prefix_never_reaches_a_supervised_position() -> None:
     assert common_prefix([Row("a", same, 1), Row("b", (2, 2), 1)]) == 0
 
 
-@pytest.mark.parametrize("kv_heads", [1, 4])
-@pytest.mark.parametrize("prefix", [0, 5])
-def test_packed_loss_and_gradient_equal_those_of_separate_rows(prefix: int, kv_heads: int) -> None:
-    from xalign.training.attention import use_packed
-
-    rows = make_rows(9, prefix)
-    alone, total = tiny(kv_heads), 0.0
-    for r in rows:  # arithmetic: -sum over the response of weight * log softmax at the position before
-        ids = torch.tensor([r.ids])
-        logp = alone(input_ids=ids).logits[0].log_softmax(-1)
-        loss = -sum(r.weight * logp[t - 1, r.ids[t]] for t in range(r.n_prompt, len(r.ids)))
-        loss.backward()
-        total += loss.item()
-    for make in (pack, pad):
-        model = tiny(kv_heads)
-        if make is pack:
-            use_packed(model, rows)
-        out = supervised(model, make(rows))
-        out.sum.backward()
-        assert out.sum.item() == pytest.approx(total, rel=1e-5)
-        assert out.count.item() == sum(r.targets for r in rows)
-        for p, q in zip(alone.parameters(), model.parameters(), strict=True):
-            torch.testing.assert_close(p.grad, q.grad, rtol=1e-3, atol=2e-4)
-
-
-def test_rows_do_not_see_their_neighbours() -> None:
-    from xalign.training.attention import use_packed
-
-    model, rows = tiny(), make_rows(4)
-    use_packed(model, rows)
-    changed = [rows[0], replace(rows[1], ids=rows[1].ids[:5] + (49,) * (len(rows[1].ids) - 5)), *rows[2:]]
-    logits = []
-    for version in (rows, changed):
-        batch = pack(version)
-        logits.append(model(input_ids=batch.input_ids, position_ids=batch.position_ids, layout=batch.layout).logits[0].detach())
-    other = batch.segment_ids[0] != 1
-    torch.testing.assert_close(logits[0][other], logits[1][other], rtol=0, atol=1e-6)
-    assert (logits[0][~other] - logits[1][~other]).abs().max() > 0.1
-
-
-def test_a_model_that_cannot_keep_packed_rows_apart_is_refused() -> None:
-    from transformers import GptOssConfig, GptOssForCausalLM
-
-    from xalign.training.attention import use_packed
-
-    torch.manual_seed(0)
-    config = GptOssConfig(vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=2, head_dim=8,
-                          num_attention_heads=4, num_key_value_heads=2, num_local_experts=2, num_experts_per_tok=1)
-    sinks = GptOssForCausalLM(config)
-    with pytest.raises(ConfigError, match="attention uses s_aux, which SDPA lacks; set trainer.packing=false"):
-        use_packed(sinks, make_rows(3))
-
-    class Deaf(type(tiny())):  # drops the layout on its way
-        def forward(self, layout: object = None, **inputs: object) -> object:
-            return super().forward(**inputs)
-
-    with pytest.raises(ConfigError, match="Deaf does not keep packed rows apart; set trainer.packing=false"):
-        use_packed(Deaf(tiny().config), make_rows(3))
-    with pytest.raises(ConfigError, match=r"trainer.packing=true: Linear .* set trainer.packing=false"):
-        use_packed(torch.nn.Linear(2, 2), make_rows(3))
-
-
 def test_steps_and_groups() -> None:
     rows = [replace(r, group=f"g{i // 4}") for i, r in enumerate(make_rows())]
     steps = plan_steps(rows, 120, 1, 0)
@@ -163,21 +100,6 @@ def test_steps_and_groups() -> None:
     assert split_groups(rows, 0, 0) == (rows, [])
     parts = deal(steps[0][:2], 3)
     assert [len(p) for p in parts] == [1, 1, 1] and [p[0].targets for p in parts][2] == 0
-
-
-def test_trajectory_does_not_depend_on_micro_batches_packing_or_zero(tmp_path: Path) -> None:
-    rows = make_rows()
-    variants = {"whole": {}, "micro30": {"micro_tokens": 30}, "micro15": {"micro_tokens": 15}, "padded": {"packing": False},
-                "zero1": {"zero": 1, "micro_tokens": 60}, "zero2": {"zero": 2}, "zero3": {"zero": 3},
-                "recompute": {"activation_checkpointing": True}}
-    logs = {name: fit(tmp_path / name, rows, replace(NODE, **changes)) for name, changes in variants.items()}
-    whole = curve(logs["whole"])
-    assert len(whole) > 12 and whole[-1] < whole[0] - 0.3
-    for name, log in logs.items():
-        assert curve(log) == pytest.approx(whole, rel=2e-4), name
-        norms = ([r["grad_norm"] for r in one if "loss" in r] for one in (log, logs["whole"]))
-        assert next(norms) == pytest.approx(next(norms), rel=1e-3), name
-    assert any(r["loss"] != r["ce"] for r in logs["whole"] if "loss" in r)  # rows have different weights
 
 
 def test_early_stopping_keeps_the_best_weights(tmp_path: Path) -> None:
@@ -193,41 +115,6 @@ def test_early_stopping_keeps_the_best_weights(tmp_path: Path) -> None:
     with torch.no_grad():
         loss = supervised(model, pad(held)).sum.item() / sum(r.targets for r in held)
     assert loss == pytest.approx(min(r["valid_loss"] for r in valid), rel=1e-4)
-
-
-@pytest.mark.parametrize("zero", [0, 2])
-def test_a_killed_run_continues_as_if_never_killed(tmp_path: Path, zero: int) -> None:
-    from safetensors.torch import load_file
-
-    class Killed(Exception):
-        pass
-
-    def kill(record: dict) -> None:
-        if record["step"] == 9:
-            raise Killed
-
-    node = replace(NODE, checkpoint_every=1e-9, zero=zero)
-    straight = fit(tmp_path / "straight", make_rows(), replace(node, checkpoint_every=0))
-    with pytest.raises(Killed):
-        fit(tmp_path / "killed", make_rows(), node, on_log=kill)
-    assert [p.name for p in (tmp_path / "killed/checkpoints").glob("step-*")] == ["step-000008"]
-    (tmp_path / "killed/log.jsonl").open("a").write('{"step": 1')  # a half-written line
-    resumed = fit(tmp_path / "killed", make_rows(), node)
-    assert [r["step"] for r in resumed] == [r["step"] for r in straight]
-    assert curve(resumed) == curve(straight)
-    a, b = (load_file(tmp_path / k / "checkpoints/best.safetensors") for k in ("straight", "killed"))
-    assert all(torch.equal(a[k], b[k]) for k in a)
-    latest = tmp_path / "killed/checkpoints/latest.json"
-    latest.write_text(json.dumps(json.loads(latest.read_text()) | {"world": 3}))
-    with pytest.raises(XalignError, match="written by 3 processes, this run has 1"):
-        fit(tmp_path / "killed", make_rows(), node)
-
-
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_rows(tmp_path: Path) -> None:
-    rows = make_rows()
-    rows[7] = replace(rows[7], weight=float("nan"))
-    with pytest.raises(XalignError, match=r"the loss in step \d+ is not finite, rows r7; lower trainer.lr"):
-        fit(tmp_path, rows, replace(NODE, valid_share=0, micro_tokens=20))
 
 
 @pytest.mark.parametrize(("changes", "message"), [
@@ -299,45 +186,6 @@ def test_the_stage_trains_tokenised_examples_into_a_model_folder(tmp_path: Path,
     assert not torch.equal(before.lm_head.weight, after.lm_head.weight)
     assert after.lm_head.weight is after.model.embed_tokens.weight
     assert stage.key != words_stage(tmp_path, "cache", zero=3)[1].key
-
-
-TWO = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from test_training import Letters, words_stage
-from xalign.backbones import load
-from xalign.training import ranks
-load.load_backbone = Letters
-if ranks.is_helper():
-    ranks.serve()
-else:
-    for zero in (0, 3):
-        cache, stage = words_stage(Path(sys.argv[2]), "two", zero=zero, micro_tokens=30)
-        print(cache.get(stage).path)
-    ranks.release()
-"""
-
-
-def test_two_processes_follow_the_same_trajectory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from xalign.backbones import load
-
-    monkeypatch.setattr(load, "load_backbone", Letters)
-    cache, stage = words_stage(tmp_path, "one")
-    paths = [cache.get(stage).path]
-    script = tmp_path / "two.py"
-    script.write_text(TWO)
-    here = Path(__file__).parent
-    env = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "RANK", "WORLD_SIZE")}
-    env |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(here.parent)}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run([*launch, str(script), str(here), str(tmp_path)], env=env, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
-    paths += [Path(x) for x in done.stdout.split()]
-    assert len(paths) == 3
-    one, *two = ([json.loads(x) for x in (p / "log.jsonl").read_text().splitlines()] for p in paths)
-    for log in two:
-        assert curve(log) == pytest.approx(curve(one), rel=2e-4)
 
 
 def test_configuration_needs_no_torch() -> None:

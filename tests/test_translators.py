@@ -228,10 +228,10 @@ def test_a_killed_translation_continues(checkpoint: Path, tmp_path: Path, monkey
     monkeypatch.setattr(module, "by_tokens", dies)
     with pytest.raises(KeyboardInterrupt):
         cache.get(stage)
-    log = cache.folder(stage).with_name(stage.key + ".partial") / "sentences.jsonl"
+    log = cache.folder(stage).with_name(stage.key + ".partial") / "sentences.jsonl.0"
     assert len(log.read_text(encoding="utf-8").splitlines()) == 2
     with open(log, "a", encoding="utf-8") as f:
-        f.write('{"src": "half a li')  # what a power cut leaves
+        f.write('{"id": "half a li')  # what a power cut leaves
     artifact = cache.get(stage)
     assert len(asked) == 3  # only the third sentence was left to do
     assert next(read_jsonl(artifact.file("examples.jsonl")))["prompt"] == "Lamppu on päällä. Ovi on auki.\n\n- Onko kylmä?"

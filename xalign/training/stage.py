@@ -46,6 +46,10 @@ class TrainJob:
     teacher: Path | None = None
     lr_factor: float = 1.0
 
+    def run(self) -> dict[str, Any]:
+        """See `run_job`."""
+        return run_job(self)
+
 
 def train_stage(run: Run, objective: Any, rows: Stage, weights: Stage, name: str = "train",
                 teacher: Stage | None = None, lr_factor: float = 1.0, **overrides: Any) -> Stage:
@@ -68,13 +72,12 @@ def train_stage(run: Run, objective: Any, rows: Stage, weights: Stage, name: str
               "seed": run.seed, **({"lr_factor": lr_factor} if lr_factor != 1 else {})}
 
     def work(folder: Path, inputs: list[Artifact]) -> dict[str, Any]:
-        from xalign.training.ranks import share
+        from xalign.training.ranks import perform
 
         paths = [a.path.resolve() for a in inputs]
         job = TrainJob(folder.resolve(), paths[1], paths[0] / "rows.jsonl", run.backbone, objective, trainer, run.seed,
                        paths[2] if teacher else None, lr_factor)
-        share(job)
-        return run_job(job)
+        return perform(job)
 
     inputs = (rows, weights, teacher) if teacher else (rows, weights)
     seconds = 60 * objective.effort * trainer.epochs
