@@ -136,6 +136,55 @@ def test_resumed_at_any_step(tmp_path: Path, zero: int) -> None:
         assert_equal(copy, folder)
 
 
+def snapshot_at(step: int, folder: Path, copy: Path) -> Any:
+    """An `on_log` that copies the run's folder as a kill in that step would leave it."""
+    def on_log(record: dict) -> None:
+        if record["step"] == step and "loss" in record:
+            shutil.copytree(folder, copy)
+
+    return on_log
+
+
+OTHER_WORLD = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from test_exact import EIGHT, snapshot_at
+from test_training import fit, make_rows
+folder = Path(sys.argv[1])
+for zero in (0, 1, 2, 3):
+    node = replace(EIGHT, zero=zero, checkpoint_every=1e-9)
+    fit(folder / f"writes-{zero}", make_rows(56), node, on_log=snapshot_at(11, folder / f"writes-{zero}", folder / f"two-{zero}"))
+    fit(folder / f"one-{zero}", make_rows(56), node)
+"""
+
+
+def test_resumed_by_another_number_of_processes(tmp_path: Path, reference: list[dict]) -> None:
+    """Checkpoints of step 10: written by one process and continued by two, and the other way round."""
+    for zero in range(4):
+        folder = tmp_path / f"alone-{zero}"
+        node = replace(EIGHT, zero=zero, checkpoint_every=1e-9)
+        fit(folder, make_rows(56), node, on_log=snapshot_at(11, folder, tmp_path / f"one-{zero}"))
+    torchrun(OTHER_WORLD, tmp_path)
+    for zero in range(4):
+        two = tmp_path / f"two-{zero}"
+        assert json.loads((two / "checkpoints/latest.json").read_text())["step"] == 10
+        fit(two, make_rows(56), replace(EIGHT, zero=zero))
+        for name, wrote in (("one", "alone"), ("two", "writes")):
+            logs = [(tmp_path / f"{x}-{zero}" / "log.jsonl").read_text(encoding="utf-8").splitlines() for x in (name, wrote)]
+            assert logs[0][:10] == logs[1][:10] and logs[0] != logs[1]  # it did go on from there
+            assert_same([json.loads(x) for x in logs[0]], reference, f"{name} {zero}")
+
+
+def test_sgd_of_another_number_of_processes_is_refused(tmp_path: Path) -> None:
+    node = replace(NODE, optimizer="sgd", zero=2, checkpoint_every=1e-9)
+    fit(tmp_path / "run", make_rows(), node, on_log=snapshot_at(5, tmp_path / "run", tmp_path / "copy"))
+    latest = tmp_path / "copy/checkpoints/latest.json"
+    latest.write_text(json.dumps(json.loads(latest.read_text()) | {"world": 3}))
+    with pytest.raises(XalignError, match=r"written by 3 processes, this run has 1, .* only Adam's state.*; repeat with 3, or delete"):
+        fit(tmp_path / "copy", make_rows(), node)
+
+
 KILLS = """
 import os, shutil, signal, sys
 from pathlib import Path

@@ -1,11 +1,14 @@
 """DeepSpeed, and nothing else: how it is imported, configured and started. The only importer of deepspeed."""
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import sys
+from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,7 +53,13 @@ def uses_bf16(node: TrainerNode) -> bool:
 
 def clips_itself(node: TrainerNode) -> bool:
     """Whether the trainer clips gradients: where DeepSpeed has no optimizer of its own it clips too, but does not tell the norm."""
-    return not uses_bf16(node) and node.zero == 0
+    return stage(node) == 0
+
+
+def stage(node: TrainerNode) -> int:
+    """The ZeRO stage that runs: bf16 takes 1 for 0, because DeepSpeed's bf16 optimizer without ZeRO takes an empty step at
+    the start, which bends the first updates."""
+    return max(node.zero, int(uses_bf16(node)))
 
 
 def make_engine(model: Any, node: TrainerNode, lr: float, accumulation: int, world: int) -> Any:
@@ -69,14 +78,14 @@ def make_engine(model: Any, node: TrainerNode, lr: float, accumulation: int, wor
         optimizer = torch.optim.AdamW(groups, lr=lr, betas=tuple(node.betas), eps=node.eps, fused=True)
     with quiet_stderr():  # ZeRO-3 looks for libaio with the linker
         engine = deepspeed.initialize(model=model, optimizer=optimizer, config=settings(node, accumulation), dist_init_required=False)[0]
-    if world == 1 and node.zero == 0:  # nobody to average with: it would only copy every gradient twice, 10 % of a step
+    if world == 1 and stage(node) == 0:  # nobody to average with: it would only copy every gradient twice, 10 % of a step
         engine.enable_backward_allreduce = False
     return engine
 
 
 def settings(node: TrainerNode, accumulation: int) -> dict[str, Any]:
     """DeepSpeed's configuration."""
-    zero: dict[str, Any] = {"stage": node.zero}
+    zero: dict[str, Any] = {"stage": stage(node)}
     host = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     if node.offload != "none":
         zero["offload_optimizer"] = host
@@ -87,6 +96,37 @@ def settings(node: TrainerNode, accumulation: int) -> dict[str, Any]:
             "zero_optimization": zero, "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,  # torch's fused AdamW needs no compiler
             "steps_per_print": sys.maxsize}
+
+
+def to_universal(checkpoint: Path, made: Path) -> None:
+    """Convert a ZeRO checkpoint to DeepSpeed's universal format, which any number of processes can load.
+
+    `made` appears only when it is whole. Raises whatever the converter raises.
+    """
+    from deepspeed.checkpoint import ds_to_universal
+
+    partial = made.with_name(made.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    options = {"num_extract_workers": 1, "num_merge_workers": 1, "keep_temp_folder": False, "strict": True, "inject_missing_state": True}
+    with redirect_stdout(io.StringIO()), quiet_stderr():
+        ds_to_universal.main(Namespace(input_folder=str(checkpoint), output_folder=str(partial), **options))
+    (made.parent / "latest_universal").unlink(missing_ok=True)
+    os.replace(partial, made)
+
+
+def load_universal(engine: Any, made: Path) -> None:
+    """Load a folder that `to_universal` made into the engine, each process its part."""
+    groups = engine.optimizer.param_groups
+    own = [{k: v for k, v in g.items() if k != "params"} for g in groups]
+    engine._config.load_universal_checkpoint = True
+    engine.load_checkpoint(str(made.parent), tag=made.name)
+    engine._config.load_universal_checkpoint = False
+    # ZeRO-3 gives every group the first one's weight decay, and all of them one and the same step counter
+    for group, values in zip(groups, own, strict=True):
+        group.update(values)
+    for values in engine.optimizer.state.values():
+        if "step" in values:
+            values["step"] = values["step"].clone()
 
 
 def compile_layers(model: Any) -> None:

@@ -69,6 +69,11 @@ def uses_bf16(node: TrainerNode) -> bool:
     return node.precision == "bf16" or node.precision == "auto" and has_gpu()
 
 
+def zero_stage(node: TrainerNode) -> int:
+    """The stage in effect: bf16 without ZeRO runs as ZeRO-1 (`xalign.training.engine.settings`)."""
+    return max(node.zero, int(uses_bf16(node)))
+
+
 def micro_batch(node: TrainerNode, devices: int) -> tuple[int, int]:
     """(tokens of one forward pass, forward passes of a step) on each device; no pass is shorter than the longest row."""
     passes = math.ceil(node.tokens_per_step / (node.micro_tokens * devices)) if node.micro_tokens else 1
@@ -82,72 +87,64 @@ def estimate(shape: Shape, node: TrainerNode, devices: int, teacher: bool = Fals
         devices: processes, each with a device of its own.
         teacher: the loss compares with a frozen copy of the model, on every device.
     """
-    gpu, size = on_gpu(node), 2 if uses_bf16(node) else 4
+    gpu, size, zero = on_gpu(node), 2 if uses_bf16(node) else 4, zero_stage(node)
     tokens, passes = micro_batch(node, devices)
     lora = shape.adapter(node.lora_rank) if node.adapter == "lora" else 0
     held = shape.parameters + lora
     trained = lora or held - shape.frozen
-    offload = node.offload != "none"
     share = -(-trained // devices)  # what one process updates, from ZeRO-1 on
+    offload = node.offload != "none"
 
-    # ZeRO-0 in float32 is the plain optimizer; everything else updates a float32 copy of the weights
+    parameters = size * held
+    if zero == 3:
+        parameters = 0 if node.offload == "all" else size * -(-held // devices)
+        if devices > 1 or offload:
+            parameters += size * (shape.layers * shape.vectors + lora)  # never split: fewer than 100 000 elements each
+    gradients = 0 if offload and zero > 1 else size * (trained if zero < 2 else share)
     moments = {"adamw": 8, "sgd": 4 if node.momentum else 0}[node.optimizer]
-    master = 4 if size == 2 or node.zero else 0
-    states = (master + moments) * (share if node.zero else trained)
-    gradients = size * (trained if node.zero < 2 else share)
-    if node.zero == 3:
-        small = shape.layers * shape.vectors + lora  # never split: fewer than 100 000 elements each
-        parameters = (0 if node.offload == "all" else size * -(-held // devices)) + (size * small if devices > 1 or offload else 0)
-    else:
-        parameters = size * held
+    # without ZeRO the plain optimizer; else it updates a float32 copy of the weights, even of float32 weights
+    states = 0 if offload else (4 + moments) * share if zero else moments * trained
     kept = activations(shape, node, tokens) if shape.kind == "causal" else 0
 
-    # moments of a step that may be its worst, beyond parameters, gradients, optimizer and activations
-    bucket = size * (BUCKET if gpu else min(BUCKET, trained)) if node.zero else 0  # untouched pages of a CPU do not count
+    # the moments that may be a step's worst: in the backward pass, and after it, when the activations are gone
+    bucket = size * (BUCKET if gpu else min(BUCKET, trained)) if zero else 0  # what a CPU does not touch does not count
     flat = size * min(BUCKET, trained) if devices > 1 else 0  # the bucket once more while it is reduced
-    widen = 4 if size == 2 else 0  # float32 gradients for the update
-    on_device = (0 if offload and node.zero > 1 else gradients) + (0 if offload else states)
-    if node.zero == 0:
-        backward, after = 0, max(flat, widen * trained)
-    elif node.zero == 1:
-        backward = bucket
-        after = max(bucket + flat + size * share, 0 if offload else (2 * size + widen) * share - gradients)
-    elif node.zero == 2:
-        backward = bucket + flat + (size * share if passes > 1 and not offload else 0)
-        after = 0 if offload else (size + widen) * share
+    update = 0 if offload else (size + (4 if size == 2 else 0)) * share  # a flat copy of the gradients, and in float32
+    if zero == 0:
+        backward, after = 0, flat
+    elif zero == 1:
+        backward, after = bucket, max(bucket + flat, update and update - gradients) + size * share
+    elif zero == 2:
+        backward, after = bucket + flat + (size * share if passes > 1 and not offload else 0), update
     else:
         gathered = min(REUSE // 2 + PREFETCH + 2 * shape.largest, held) if devices > 1 or node.offload == "all" else 0
         ahead = min(PREFETCH + shape.largest, held) if devices > 1 else 0  # gathered flat, then copied apart
-        backward = bucket + flat + size * (gathered + ahead)
-        after = bucket + (0 if offload else (size + widen) * min(share, SUBGROUP))
-    if offload and node.zero < 3:
+        backward, after = bucket + flat + size * (gathered + ahead), bucket + min(update, 6 * SUBGROUP)
+    if offload and zero < 3:
         backward += size * shape.largest
     # DeepSpeed moves the whole model to the device before ZeRO-3 splits it
-    whole = size * held - parameters - on_device if node.zero == 3 else 0
+    whole = size * held - parameters - gradients - states if zero == 3 else 0
     buffers = max(kept + backward, after, whole) - kept
 
-    best = size * trained  # of process 0
-    if gpu:  # every process loads float32 weights into main memory first
-        host = best + max(4 * held, _offloaded(node, size, share, held - trained, devices, passes, moments))
-    else:
-        host = best + (_offloaded(node, size, share, held - trained, devices, passes, moments) if offload else 0)
-    return Memory(parameters + (size * shape.parameters if teacher else 0), 0 if offload and node.zero > 1 else gradients,
-                  0 if offload else states, kept, buffers, host)
+    # every process loads float32 weights into main memory before they go to the GPU
+    host = max(_offloaded(node, size, share, -(-(held - trained) // devices), passes, moments), 4 * held if gpu else 0)
+    host += size * trained  # the best weights so far, of process 0
+    return Memory(parameters + (size * shape.parameters if teacher else 0), gradients, states, kept, buffers, host)
 
 
-def _offloaded(node: TrainerNode, size: int, share: int, frozen: int, devices: int, passes: int, moments: int) -> int:
-    """Bytes that one process keeps in main memory for ``trainer.offload``."""
+def _offloaded(node: TrainerNode, size: int, share: int, frozen: int, passes: int, moments: int) -> int:
+    """Bytes that one process keeps in main memory for ``trainer.offload``: of `share` trained and `frozen` parameters."""
     if node.offload == "none":
         return 0
-    # float32 weights and gradients, moments, and the update in the model's precision or the gradients that accumulate
-    total = pinned(4 * share) + moments * share + pinned(size * share)
-    total += 4 * share if node.zero == 3 else pinned(4 * share) + (size * share if passes > 1 else 0)
-    return total + (pinned(size * share) + size * -(-frozen // devices) if node.offload == "all" else 0)
 
+    def locked(count: int) -> int:  # for a GPU to copy from; PyTorch rounds such blocks up to a power of two
+        return 1 << (count - 1).bit_length() if on_gpu(node) else count
 
-def pinned(size: int) -> int:
-    """Bytes that PyTorch takes for a page-locked block: the next power of two."""
-    return 1 << max(size - 1, 0).bit_length()
+    # float32 gradients and weights, moments, and gradients or updated weights in the model's precision
+    total = locked(4 * share) + 4 * share + moments * share + locked(size * share)
+    if node.zero < 3:  # there the weights are page-locked too, and micro-batches add up in a place of their own
+        total += locked(4 * share) - 4 * share + (size * share if passes > 1 else 0)
+    return total + (locked(size * share) + size * frozen if node.offload == "all" else 0)
 
 
 def activations(shape: Shape, node: TrainerNode, tokens: int) -> int:

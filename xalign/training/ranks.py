@@ -184,7 +184,7 @@ def _meet(timeout: timedelta) -> None:
 
     def tell() -> None:
         for other in others:
-            dist.isend(word, other, group=_control).wait()
+            dist.isend(word, other, group=_control).wait(timeout)
 
     if rank:
         tell()

@@ -19,13 +19,13 @@ from xalign.config import XalignError
 from xalign.data.choices import collate
 from xalign.data.packing import Row, deal, plan_steps
 from xalign.progress import bar
-from xalign.training.engine import clips_itself, compile_layers, load_deepspeed, make_engine, uses_bf16
+from xalign.training.engine import clips_itself, compile_layers, load_deepspeed, load_universal, make_engine, to_universal, uses_bf16
+from xalign.training.facts import LOG, count_parameters, course
 from xalign.training.hardware import keep_memory, peak_flops, peak_memory, reset_peak_memory
 from xalign.training.node import TrainerNode
 from xalign.training.ranks import join
 from xalign.training.schedule import auto_lr, cosine
 
-LOG = "log.jsonl"
 TIMED = 20  # seconds of training from which on the share of the device's peak is worth measuring
 
 
@@ -276,51 +276,35 @@ class Trainer:
         latest, log = self.checkpoints / "latest.json", self.folder / LOG
         if latest.is_file():
             state = json.loads(latest.read_text(encoding="utf-8"))
-            if state["world"] != self.world:
-                raise XalignError(f"{latest}: written by {state['world']} processes, this run has {self.world}; "
-                                  f"repeat with as many, or delete {self.checkpoints} to start over")
-            self.engine.load_checkpoint(str(self.checkpoints), tag=state.pop("tag"))
-            self.state = state
+            self._load(self.checkpoints / state.pop("tag"), state["world"])
+            self.state = state | {"world": self.world}
         if self.rank == 0 and log.is_file():
             lines = [x for x in log.read_text(encoding="utf-8").splitlines() if x.endswith("}")]
             log.write_text("".join(x + "\n" for x in lines if json.loads(x)["step"] <= self.state["step"] > 0), encoding="utf-8")
 
+    def _load(self, checkpoint: Path, wrote: int) -> None:
+        """Load a checkpoint that `wrote` processes wrote.
 
-def count_parameters(model: Any) -> tuple[int, int, int, int]:
-    """How large `model` is and what it costs.
-
-    Returns:
-        All parameters; the trainable ones; FLOPs that a computed token costs in forward and backward pass, and those
-        that a position with logits costs besides. A weight takes 6 FLOPs, a frozen one 4; embeddings are only looked
-        up. What attention scores cost is left out, as usual (Kaplan et al. 2020, arXiv 2001.08361, section 2.1).
-    """
-    sizes = {id(p): (p.numel(), p.requires_grad) for p in model.parameters()}
-    output = getattr(model, "get_output_embeddings", lambda: None)()
-    head = {id(p) for p in output.parameters()} if output is not None else set()
-    tables = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)} - head
-
-    def flops(chosen: set[int]) -> int:
-        return sum((6 if trained else 4) * n for key, (n, trained) in sizes.items() if key in chosen)
-
-    total, trainable = sum(n for n, _ in sizes.values()), sum(n for n, trained in sizes.values() if trained)
-    return total, trainable, flops(set(sizes) - tables - head), flops(head)
-
-
-def course(log: Path, best_step: int) -> dict[str, list[float]]:
-    """name → [at the start, at the end] of everything logged: validation before the first step and at the best one; in
-    training, the mean over the first and over the last tenth of the steps."""
-    records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    steps = [r for r in records if "grad_norm" in r]
-    found = {}
-    tenth = max(1, len(steps) // 10)
-    for name in steps[0] if steps else ():
-        if name not in ("step", "epoch", "lr", "tokens", "tokens_per_second", "grad_norm"):
-            ends = [[r[name] for r in part if name in r] for part in (steps[:tenth], steps[-tenth:])]
-            found[name] = [sum(e) / len(e) for e in ends]
-    checks = {r["step"]: r for r in records if "valid_loss" in r}
-    if 0 in checks and best_step in checks:
-        found |= {name: [value, checks[best_step][name]] for name, value in checks[0].items() if name.startswith("valid_")}
-    return {name: [round(v, 6) for v in ends] for name, ends in found.items()}
+        Raises:
+            XalignError: when this run has another number of processes and the checkpoint cannot be converted.
+        """
+        if wrote == self.world or self.engine.zero_optimization_stage() == 0:  # without ZeRO every process holds everything
+            self.engine.load_checkpoint(str(self.checkpoints), tag=checkpoint.name)
+            return
+        made, error = checkpoint.with_name(checkpoint.name + "-universal"), [""]
+        if self.rank == 0 and not made.is_dir():
+            try:
+                if self.node.optimizer != "adamw":
+                    raise ValueError("DeepSpeed's universal format holds only Adam's state")
+                to_universal(checkpoint, made)
+            except Exception as e:  # every process must hear of it
+                error = [f"{checkpoint}: written by {wrote} processes, this run has {self.world}, and it could not be converted "
+                         f"({type(e).__name__}: {e}); repeat with {wrote}, or delete {self.checkpoints} to start over"]
+        if self.world > 1:
+            dist.broadcast_object_list(error, src=0, device=torch.device("cpu"))
+        if error[0]:
+            raise XalignError(error[0])
+        load_universal(self.engine, made)
 
 
 def load_weights(model: Any, folder: Path) -> None:
