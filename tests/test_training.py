@@ -51,6 +51,7 @@ def fit(folder: Path, rows: list[Row], node: TrainerNode, method: object = METHO
     from xalign.training.trainer import Trainer
 
     train, valid = split_groups(rows, node.valid_share, 0)
+    folder.mkdir(parents=True, exist_ok=True)
     Trainer(tiny(), method, node, train, valid, folder, 0, on_log).fit()
     return [json.loads(x) for x in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
 

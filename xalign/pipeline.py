@@ -92,6 +92,57 @@ def print_plan(run: Run, plan: Plan, cache: Cache, folder: Path) -> None:
         table.add_row(stage.title, stage.key[:12], state, "" if hit else f"~{clock(stage.seconds)}")
     out.print(table)
     out.print(f"estimated {clock(left)} on two CPU cores · cache {cache.root} · results {folder}\n", soft_wrap=True)
+    print_memory(run, plan, cache, out)
+
+
+def print_memory(run: Run, plan: Plan, cache: Cache, out: Console) -> None:
+    """What the run's largest training takes on each device: with ``plan=true`` part by part, else one line."""
+    from xalign.training import memory
+
+    trainings = [(dataclasses.replace(run.trainer, **s.params["trainer"]), len(s.inputs) > 2)
+                 for s in plan.stages() if "trainer" in s.params]
+    shape = run.backbone.shape(cache.folder(plan.weights) if cache.has(plan.weights) else None)
+    if isinstance(shape, str) or not trainings:
+        out.print(f"training memory unknown: {shape if trainings else 'the method trains in its own way'}\n", soft_wrap=True)
+        return
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    node, teacher = max(trainings, key=lambda t: memory.estimate(shape, t[0], world, t[1]).total)
+    found = {n: memory.estimate(shape, node, n, teacher) for n in dict.fromkeys((world, 8))}
+    gpu, encoder = memory.on_gpu(node), shape.kind == "encoder"
+    more = " + activations" if encoder else ""
+    if not run.plan:
+        out.print(f"training memory about {gib(found[world].total)} GiB a device{more}; plan=true shows the parts\n", soft_wrap=True)
+        return
+    tokens = dict.fromkeys(f"{memory.micro_batch(node, n)[0]:,}" for n in found)
+    facts = (f"{shape.parameters:,} parameters", f"LoRA of rank {node.lora_rank}" if node.adapter == "lora" else "",
+             "and a teacher" if teacher else "", "bf16" if memory.uses_bf16(node) else "fp32", f"ZeRO-{memory.zero_stage(node)}",
+             f"offload {node.offload}" if node.offload != "none" else "", node.optimizer, f"{' or '.join(tokens)} tokens at a time",
+             "activations recomputed" if node.activation_checkpointing else "")
+    out.print(f"training memory per device: {' · '.join(filter(None, facts))}", soft_wrap=True)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("GiB")
+    for n in found:
+        table.add_column(f"{n} GPU{'s' * (n > 1)}" if gpu else f"{n} process{'es' * (n > 1)}", justify="right")
+    for part in ("parameters", "gradients", "optimizer", "activations", "buffers", "total", "host"):
+        values = ("?" if encoder and part == "activations" else gib(getattr(m, part)) + " + ?" * (encoder and part == "total")
+                  for m in found.values())
+        table.add_row("host memory" if part == "host" else part, *values, style="bold" if part == "total" else None)
+    out.print(table)
+    left_out = "an encoder's activations (its texts are padded), " if encoder else ""
+    out.print(f"arithmetic, not a measurement. Not in it: {left_out}a GPU's context, fragmentation. Logits are counted for all tokens, "
+              "prompts have none.\nHost memory is that of process 0; the others keep no best weights", soft_wrap=True)
+    if gpu and not encoder:
+        for size in (24, 80):
+            found_one = memory.smallest_change(shape, node, world, size, teacher)
+            changed, needs = found_one or ({}, found[world])
+            how = " ".join(f"trainer.{k}={str(v).lower()}" for k, v in changed.items()) or ("fits" if found_one else "needs more devices")
+            out.print(f"{size} GB a GPU: {how}" + f" (GPU {gib(needs.total)}, host {gib(needs.host)} GiB)" * bool(changed), soft_wrap=True)
+    out.print()
+
+
+def gib(size: int) -> str:
+    """Bytes in GiB, to two digits behind the point below ten."""
+    return f"{size / 2**30:.2f}" if size < 10 * 2**30 else f"{size / 2**30:.1f}"
 
 
 def execute(run: Run) -> Path:
@@ -134,6 +185,17 @@ def execute(run: Run) -> Path:
     return folder
 
 
+def speed(facts: dict[str, Any]) -> str:
+    """One line on how fast a training ran and what it needed."""
+    parts = [f"{facts['tokens_per_second']:.0f} tokens/s on {facts['world']} process{'es' if facts['world'] > 1 else ''} in "
+             f"{facts['precision']}"]
+    if "mfu" in facts:
+        parts.append(f"{facts['mfu']:.0%} of the device's peak")
+    if "peak_gib" in facts:
+        parts.append(f"peak memory {facts['peak_gib']:.1f} GiB")
+    return ", ".join(parts)
+
+
 def start_tracker(run: Run, folder: Path, out: Console) -> Any:
     """The chosen tracker with the resolved configuration."""
     from xalign.tracking import start
@@ -174,6 +236,7 @@ def carry_out(run: Run, plan: Plan, cache: Cache, folder: Path, tracker: Any, ou
         if cache.has(stage) and (ends := cache.get(stage).receipt["facts"].get("course")):
             shown = ", ".join(f"{name} {a:.3f} → {b:.3f}" for name, (a, b) in ends.items())
             out.print(f"         [dim]{stage.title}:[/] {shown}", soft_wrap=True)
+            out.print(f"         [dim]{stage.title}:[/] {speed(cache.get(stage).receipt['facts'])}", soft_wrap=True)
     after = {lang: cache.get(stage) for lang, stage in plan.after.items()}
     rows = collect_rows(run, folder, before, after)
     receipts = [dict(cache.get(s).receipt, cached=s.key in cached) for s in plan.stages()]

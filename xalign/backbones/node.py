@@ -1,10 +1,11 @@
 """The backbones that a run can name: small frozen nodes, no torch here."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xalign.backbones.shapes import E5_SMALL, SMOLLM2, Shape, read_config, read_shape
 from xalign.cache import Stage
 from xalign.config import ConfigError, Node, choice, within
 
@@ -36,6 +37,23 @@ class Backbone(Node):
     def weights(self, run: Run) -> Stage:
         """The stage whose artifact `xalign.backbones.load.load_backbone` opens."""
         raise NotImplementedError(type(self).__name__)
+
+    def config(self) -> dict[str, Any] | None:
+        """The model's config.json as far as it is known without network; None if it is not."""
+        return None
+
+    def shape(self, fetched: Path | None = None) -> Shape | str:
+        """The model's size for the plan, or why it is not known. No torch, no network.
+
+        Args:
+            fetched: the weights' artifact, if there is one already.
+        """
+        path = (fetched or Path()) / "config.json"
+        config = read_config(path) if fetched and path.is_file() else self.config()
+        if config is None:
+            return (f"config.json of {getattr(self, 'name', 'the model')} is not on this machine yet; run once, or name a folder that "
+                    "holds it")
+        return read_shape(config, self.kind)
 
 
 @dataclass(frozen=True)
@@ -91,6 +109,14 @@ class Encoder(Backbone):
         return {**super().params(), "head": self.head, "temperature": self.temperature, "prefix": self.prefix,
                 "dropout": self.dropout, "train_embeddings": self.train_embeddings}
 
+    def shape(self, fetched: Path | None = None) -> Shape | str:
+        """See `Backbone.shape`; with the head, and without gradients for word embeddings that are not trained."""
+        found = super().shape(fetched)
+        if isinstance(found, str):
+            return found
+        head = found.hidden**2 if self.head == "similarity" else found.hidden + 1
+        return replace(found, rest=found.rest + head, frozen=0 if self.train_embeddings else found.words)
+
 
 @dataclass(frozen=True)
 class SmolLM2(Causal):
@@ -100,6 +126,9 @@ class SmolLM2(Causal):
         from xalign.assets import smollm2_stage
 
         return smollm2_stage()
+
+    def config(self) -> dict[str, Any]:
+        return SMOLLM2
 
 
 @dataclass(frozen=True)
@@ -115,6 +144,9 @@ class E5Small(Encoder):
         from xalign.assets import e5_small_stage
 
         return e5_small_stage()
+
+    def config(self) -> dict[str, Any]:
+        return E5_SMALL
 
 
 @dataclass(frozen=True)
@@ -140,6 +172,19 @@ class Hub(Node):
 
         folder = self._folder()
         return folder_stage(folder) if folder else hub_stage(self.name, self.revision)
+
+    def config(self) -> dict[str, Any] | None:
+        """Of the folder, or of an earlier download in the hub's own cache."""
+        folder = self._folder()
+        if folder:
+            return read_config(folder / "config.json")
+        from huggingface_hub import try_to_load_from_cache
+
+        try:
+            path = try_to_load_from_cache(self.name, "config.json", revision=self.revision)
+        except ValueError:  # no name of the hub's: fetching it will say so
+            return None
+        return read_config(Path(path)) if isinstance(path, str) else None
 
     def check_run(self, run: Run) -> None:
         """Raise ConfigError when `name` is empty or a folder without a model."""
@@ -190,6 +235,7 @@ class Random(Node):
     vocab: int = within(1500, low=300, high=20000)
 
     maker = ""  # of xalign.backbones.tiny
+    family = ""  # the architecture that it writes
     stage = ("", "")  # name and label
 
     def weights(self, run: Run) -> Stage:
@@ -203,12 +249,19 @@ class Random(Node):
         name, label = self.stage
         return Stage(name, 1, shape, work, seconds=5, label=label)
 
+    def config(self) -> dict[str, Any]:
+        """What `xalign.backbones.tiny` writes."""
+        return {"model_type": self.family, "vocab_size": self.vocab, "hidden_size": self.width, "intermediate_size": 2 * self.width,
+                "num_hidden_layers": self.layers, "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True,
+                "max_position_embeddings": 512, "type_vocab_size": 2}
+
 
 @dataclass(frozen=True)
 class Tiny(Random, Causal):
     """A random two-layer Llama."""
 
     maker = "make_tiny"
+    family = "llama"
     stage = ("tiny", "tiny random backbone")
 
 
@@ -217,5 +270,6 @@ class TinyEncoder(Random, Encoder):
     """A random two-layer BERT."""
 
     maker = "make_tiny_encoder"
+    family = "bert"
     stage = ("tiny_encoder", "tiny random encoder")
     label = "tiny_encoder"

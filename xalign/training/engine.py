@@ -17,6 +17,9 @@ from xalign.config import ConfigError
 from xalign.training.node import TrainerNode
 
 
+BUCKET = 500_000_000  # gradients reduced at a time; DeepSpeed's default, which it allocates in full however small the model
+
+
 def load_deepspeed() -> Any:
     """Import deepspeed quietly, without its just-in-time compiled CPU kernels."""
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")  # or it logs its search
@@ -77,15 +80,16 @@ def make_engine(model: Any, node: TrainerNode, lr: float, accumulation: int, wor
     else:
         optimizer = torch.optim.AdamW(groups, lr=lr, betas=tuple(node.betas), eps=node.eps, fused=True)
     with quiet_stderr():  # ZeRO-3 looks for libaio with the linker
-        engine = deepspeed.initialize(model=model, optimizer=optimizer, config=settings(node, accumulation), dist_init_required=False)[0]
+        config = settings(node, accumulation, sum(p.numel() for p in weights))
+        engine = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)[0]
     if world == 1 and stage(node) == 0:  # nobody to average with: it would only copy every gradient twice, 10 % of a step
         engine.enable_backward_allreduce = False
     return engine
 
 
-def settings(node: TrainerNode, accumulation: int) -> dict[str, Any]:
-    """DeepSpeed's configuration."""
-    zero: dict[str, Any] = {"stage": stage(node)}
+def settings(node: TrainerNode, accumulation: int, trainable: int) -> dict[str, Any]:
+    """DeepSpeed's configuration for so many trainable parameters."""
+    zero: dict[str, Any] = {"stage": stage(node), "reduce_bucket_size": min(BUCKET, trainable)}
     host = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     if node.offload != "none":
         zero["offload_optimizer"] = host

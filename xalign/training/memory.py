@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from xalign.training.node import TrainerNode
 
 # elements; DeepSpeed's defaults
-BUCKET = 500_000_000  # gradients reduced at a time
+BUCKET = 500_000_000  # gradients reduced at a time (`xalign.training.engine`)
 PREFETCH = 50_000_000  # parameters that ZeRO-3 gathers ahead of their use
 REUSE = 1_000_000_000  # ZeRO-3 keeps a gathered parameter that is used again within so many
 SUBGROUP = 1_000_000_000  # parameters that ZeRO-3 updates at a time
+
+CONTEXT = 1_500_000_000  # bytes of a GPU that `smallest_change` leaves to its context, to NCCL and to fragmentation
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Memory:
         parameters: weights, frozen ones and a teacher's included.
         gradients: as they are kept between micro-batches.
         optimizer: float32 master weights and moments.
-        activations: what the backward pass needs, and the loss; 0 for encoders, which see `unknown`.
+        activations: what the backward pass needs, and the loss; of an encoder, whose padding is not known, 0.
         buffers: what the worst moment takes besides: reduction buckets, gathered parameters, copies of gradients, or all
             weights before ZeRO-3 has split them.
         host: main memory of process 0: the best weights, what is offloaded, and the weights while they are loaded. On a CPU
@@ -107,7 +109,7 @@ def estimate(shape: Shape, node: TrainerNode, devices: int, teacher: bool = Fals
     kept = activations(shape, node, tokens) if shape.kind == "causal" else 0
 
     # the moments that may be a step's worst: in the backward pass, and after it, when the activations are gone
-    bucket = size * (BUCKET if gpu else min(BUCKET, trained)) if zero else 0  # what a CPU does not touch does not count
+    bucket = size * min(BUCKET, trained) if zero else 0
     flat = size * min(BUCKET, trained) if devices > 1 else 0  # the bucket once more while it is reduced
     update = 0 if offload else (size + (4 if size == 2 else 0)) * share  # a flat copy of the gradients, and in float32
     if zero == 0:
@@ -120,8 +122,8 @@ def estimate(shape: Shape, node: TrainerNode, devices: int, teacher: bool = Fals
         gathered = min(REUSE // 2 + PREFETCH + 2 * shape.largest, held) if devices > 1 or node.offload == "all" else 0
         ahead = min(PREFETCH + shape.largest, held) if devices > 1 else 0  # gathered flat, then copied apart
         backward, after = bucket + flat + size * (gathered + ahead), bucket + min(update, 6 * SUBGROUP)
-    if offload and zero < 3:
-        backward += size * shape.largest
+    # the newest gradient, before it is added or copied; offloading keeps a place of that size
+    backward += size * min(shape.largest, trained) * (2 if offload and zero < 3 else 1)
     # DeepSpeed moves the whole model to the device before ZeRO-3 splits it
     whole = size * held - parameters - gradients - states if zero == 3 else 0
     buffers = max(kept + backward, after, whole) - kept
@@ -178,17 +180,21 @@ def activations(shape: Shape, node: TrainerNode, tokens: int) -> int:
 
 
 # ways to need less, from the one that costs least; the last trains something else
-SAVINGS = ({}, {"activation_checkpointing": True}, {"zero": 2}, {"zero": 3}, {"zero": 2, "offload": "optimizer"},
-           {"zero": 3, "offload": "optimizer"}, {"zero": 3, "offload": "all"}, {"adapter": "lora"})
+SAVINGS: tuple[dict[str, object], ...] = (
+    {}, {"activation_checkpointing": True}, {"zero": 2}, {"zero": 3}, {"zero": 2, "offload": "optimizer"},
+    {"zero": 3, "offload": "optimizer"}, {"zero": 3, "offload": "all"}, {"adapter": "lora"})
 
 
-def smallest_change(shape: Shape, node: TrainerNode, devices: int, gigabytes: int, teacher: bool = False) -> dict[str, object] | None:
-    """What to change in the trainer for devices of so many GB (10^9 bytes, so that about 5 % of a card stay free).
+def smallest_change(shape: Shape, node: TrainerNode, devices: int, gigabytes: int, teacher: bool = False,
+                    ) -> tuple[dict[str, object], Memory] | None:
+    """What to change in the trainer for devices of so many GB (10^9 bytes).
 
     Returns:
-        Changed keys; empty if nothing need change, None if nothing here is enough.
+        Changed keys (none if it fits as it is) and the memory then; None if nothing here is enough.
     """
     for saving in SAVINGS:
+        if saving.get("zero", 3) < node.zero:
+            continue
         changed = {**({"activation_checkpointing": True} if saving else {}), **saving}
         changed = {key: value for key, value in changed.items() if value != getattr(node, key)}
         other = replace(node, **changed)
@@ -196,6 +202,7 @@ def smallest_change(shape: Shape, node: TrainerNode, devices: int, gigabytes: in
             other.check("trainer")
         except ConfigError:
             continue
-        if estimate(shape, other, devices, teacher).total <= gigabytes * 10**9:
-            return changed
+        needs = estimate(shape, other, devices, teacher)
+        if needs.total <= gigabytes * 10**9 - CONTEXT:
+            return changed, needs
     return None
