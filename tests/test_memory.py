@@ -165,7 +165,6 @@ def test_states_are_those_that_deepspeed_holds(node):
     for _ in range(3):  # one step, and half of the next
         engine.backward(engine(input_ids=ids, labels=ids).loss)
         engine.step()
-    size = 2 if trainer.precision == "bf16" else 4
     known = {t.untyped_storage().data_ptr() for t in before}
     found = [t.untyped_storage() for t in [*_tensors(), *(p.grad for p in model.parameters() if p.grad is not None)]]
     sizes = {s.data_ptr(): s.nbytes() for s in found if s.data_ptr() not in known}

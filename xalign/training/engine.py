@@ -16,7 +16,6 @@ import torch
 from xalign.config import ConfigError
 from xalign.training.node import TrainerNode
 
-
 BUCKET = 500_000_000  # gradients reduced at a time; DeepSpeed's default, which it allocates in full however small the model
 
 
