@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from xalign.cache import digest_of, disk_error, write_json
-from xalign.compose import explain, help_text, package_folder
+from xalign.compose import check_launcher, explain, help_text, package_folder
 from xalign.config import XalignError, make_run
 
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false",
@@ -59,7 +59,14 @@ def job(config: Any) -> None:
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
+    from xalign.training import ranks
+
     hydra = HydraConfig.get()
+    several = hydra.mode == RunMode.MULTIRUN and "submitit" in hydra.launcher._target_ and ranks.adopt_tasks()
+    if several and ranks.is_helper():  # a job of several tasks calls this in each
+        if code := guarded(ranks.serve):
+            sys.exit(code)
+        return
 
     def work() -> None:
         run = make_run(OmegaConf.to_container(config, resolve=True), dict(hydra.runtime.choices))  # type: ignore[arg-type]
@@ -67,7 +74,7 @@ def job(config: Any) -> None:
 
         done["folder"] = str(execute(run))
 
-    done: dict[str, Any] = {"overrides": list(hydra.overrides.task)}
+    done: dict[str, Any] = {"overrides": list(hydra.overrides.task), "code": None, "error": None}
     if hydra.mode == RunMode.RUN:
         try:  # Hydra prints a line of its own about whatever passes through it
             work()
@@ -75,33 +82,38 @@ def job(config: Any) -> None:
             _raised.append(e)
         return
     print(f"\n━━ job {hydra.job.num}: {' '.join(hydra.overrides.task)}", flush=True)
-    messages: list[str] = []
 
     def noted() -> None:
         try:
             work()
-        except XalignError as e:
-            messages.append(str(e))
-            raise
+        except Exception as e:
+            if type(e).__module__.startswith("submitit"):  # the job's time is up, and it is not queued again
+                e = XalignError(f"{e} Repeat the command to continue.")
+            done["error"] = str(e) if isinstance(e, XalignError) else f"unexpected {type(e).__name__}: {e}"
+            raise e
 
+    result = Path(hydra.sweep.dir) / f"job-{hydra.job.num:03d}.json"
+    write_json(result, done)  # what is left of a job that is killed
     done["code"] = guarded(noted)
-    done["error"] = messages[0] if messages else None
-    write_json(Path(hydra.sweep.dir) / f"job-{hydra.job.num:03d}.json", done)
+    write_json(result, done)
     if done["code"] == 130:
         raise KeyboardInterrupt
+    if several and not ranks.release() and done["code"]:
+        sys.exit(done["code"])  # what the others wait for will not come
 
 
-def sweep_summary(folder: Path) -> None:
-    """After a sweep: one comparison table, then the jobs that failed with the command that repeats each."""
+def sweep_summary(folder: Path, again: str) -> None:
+    """After a sweep: one comparison table, then the jobs that failed with the command that repeats each: `again` and its overrides."""
     from xalign.report import print_comparison
 
     jobs = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("job-*.json"))]
     folders = [Path(j["folder"]) for j in jobs if j.get("folder") and (Path(j["folder"]) / "rows.jsonl").is_file()]
     if folders:
         print_comparison(folders)
-    failed = [j for j in jobs if j["code"]]
+    failed = [j for j in jobs if j["code"] != 0]
     for j in failed:
-        fail(f"failed: {j['error'] or 'see above'}; repeat with: python -m xalign {' '.join(j['overrides'])}")
+        reason = j["error"] or ("was killed, or still runs" if j["code"] is None else "see above")
+        fail(f"failed: {reason}; repeat with: {again} {' '.join(j['overrides'])}")
     if failed:
         raise XalignError(f"{len(failed)} of {len(jobs)} jobs failed; the finished ones are kept")
 
@@ -137,28 +149,42 @@ def main(argv: list[str] | None = None) -> int:
         for stray in flags:
             if not stray.startswith("-") and flags[flags.index(stray) - 1] not in ("--config-dir", "-cd", "--config-name", "-cn"):
                 raise XalignError(f"{stray}: not understood; write key=value (see --help)")
+        launcher = check_launcher(overrides, multirun)
+        lost = None
         try:
             if multirun:
                 for old in sweep.glob("job-*.json"):
                     old.unlink()
+            if launcher.startswith("submitit"):
+                print(f"the jobs start through {launcher} and write to {sweep / '.submitit'}", flush=True)
             hydra.main(version_base="1.3", config_path=str(package_folder("conf")), config_name="config")(job)()
         except (HydraException, OmegaConfBaseException) as e:
             raise explain(e, overrides) from None
+        except Exception as e:
+            if not type(e).__module__.startswith("submitit"):
+                raise
+            lost = e  # a job could not be started, or died without a word
         if _raised:
             raise _raised.pop()
         if multirun:
-            sweep_summary(sweep)
+            again = ["-m", *(o for o in overrides if o.startswith("hydra"))] if launcher else []
+            sweep_summary(sweep, " ".join(["python -m xalign", *again]))
+        if lost:
+            raise XalignError(f"hydra/launcher={launcher}: {lost}")
 
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    from xalign.training import ranks
+
+    if ranks.place()[1] == 1:
         return guarded(work)
-    from xalign.training import ranks  # torchrun: the first process runs everything, the others train along
-
-    if ranks.is_helper():
+    if ranks.is_helper():  # torchrun: the first process runs everything, the others help where they can
         return guarded(ranks.serve)
+    code = 0
     try:
-        return guarded(work)
+        code = guarded(work)
+        return code
     finally:
-        ranks.release()
+        if code != 130:  # else they are interrupted too
+            ranks.release()
 
 
 if __name__ == "__main__":

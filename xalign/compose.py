@@ -1,6 +1,9 @@
 """From the command line to a composed configuration: where conf/ is, what it offers, what was misspelt."""
 from __future__ import annotations
 
+import os
+import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,12 @@ HELP = """xalign: cross-lingual alignment of language models; one command a meth
 
 usage: python -m xalign [group=choice ...] [key=value ...]
        python -m xalign -m method=sft,t_sft,sdrrl lang=fin,jpn    a sweep: every combination, one table
+       python -m xalign -m ... hydra/launcher=submitit_slurm_node  the same, each combination a job on a SLURM cluster
        python -m xalign plan=true                                 show the stages, keys and costs, and stop
        python -m xalign.report runs/A runs/B                      compare finished runs
 """
+
+PLUGINS = {"submitit": "hydra-submitit-launcher>=1.2", "joblib": "hydra-joblib-launcher>=1.2"}
 
 
 def package_folder(name: str) -> Path:
@@ -68,6 +74,31 @@ def keys_of(group: str, name: str) -> list[str]:
     return [f"{group}.{k}" for k in yaml.safe_load(path.read_text(encoding="utf-8")) if k != "_target_"] if path.is_file() else []
 
 
+def check_launcher(overrides: list[str], multirun: bool) -> str:
+    """The chosen ``hydra/launcher``, empty if there is none.
+
+    Raises:
+        ConfigError: it cannot start anything here.
+    """
+    name = next((o.split("=", 1)[1] for o in overrides if o.startswith("hydra/launcher=")), "")
+    kind, key = name.split("_")[0], f"hydra/launcher={name}"
+    if name and not multirun:
+        raise ConfigError(f"{key}: a launcher starts the jobs of a sweep; add -m")
+    if kind in PLUGINS:
+        try:
+            found = find_spec(f"hydra_plugins.hydra_{kind}_launcher")
+        except ModuleNotFoundError:
+            found = None
+        if not found:
+            raise ConfigError(f'{key}: its plugin is not installed; pip install "{PLUGINS[kind]}"')
+    if kind == "submitit" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(f"{key}: starts the processes itself; leave torchrun out and set hydra.launcher.tasks_per_node")
+    if name.startswith("submitit_slurm") and not shutil.which("srun"):
+        raise ConfigError(f"{key}: there is no SLURM (srun) on this machine; repeat the command on a login node of the cluster, "
+                          "or choose hydra/launcher=submitit_local")
+    return name
+
+
 def explain(error: Exception, overrides: list[str]) -> ConfigError:
     """Hydra's error about `overrides` as one line that names the key, the value and the nearest name."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -97,6 +128,10 @@ def explain(error: Exception, overrides: list[str]) -> ConfigError:
         key = o.key_or_group
         if key not in known and not key.startswith("hydra"):
             return ConfigError(f"{key}: unknown key{nearest(key, known)} See --help")
+    for o in parsed:
+        if o.key_or_group.startswith("hydra") and o.key_or_group in str(error):
+            reason = str(error.__cause__).splitlines()[0] if error.__cause__ else str(error).split("Config search path")[0]
+            return ConfigError(f"{o.input_line}: {' '.join(reason.split())}")
     if "Ambiguous value" in str(error) or any(o.is_sweep_override() for o in parsed):
         o = next((o for o in parsed if o.is_sweep_override()), None)
         if o is not None:

@@ -2,9 +2,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -18,6 +17,7 @@ from xalign.data.instructions import completion_prompt, translation_prompt, tran
 from xalign.languages import LANGUAGES
 from xalign.methods.base import Method
 from xalign.methods.supervised import SFT, failures, filtered, write_rows
+from xalign.training.spread import spread
 
 if TYPE_CHECKING:
     from xalign.config import Run
@@ -121,7 +121,7 @@ class SDRRL(Method):
 
         An empty answer, one that did not end within the limit, or one that states a fact of the laboratory's
         test is left out: the data's answer is taken.
-        A killed run continues behind its last finished batch.
+        All processes answer; a killed run continues behind their last finished batches.
         """
         backbone, seed, source = run.backbone, run.seed, run.source
         limit = min(self.max_new_tokens, getattr(run.data, "answer_tokens", self.max_new_tokens))
@@ -129,18 +129,17 @@ class SDRRL(Method):
         model = SFT().model_stage(run) if first_sft else backbone.weights(run)
 
         def work(folder: Path, inputs: list[Artifact]) -> dict[str, Any]:
-            from xalign.backbones.load import load_backbone
-
             examples = [e for e in read_examples(inputs[0].file("examples.jsonl")) if coin(seed, e.id)]
-            found = generate_answers(load_backbone(inputs[1].path, backbone), examples, limit, folder / "answers.jsonl")
-            own = [e.with_(response=text) for e, (text, ended) in zip(examples, found, strict=True) if text and ended]
+            writer = Answers(inputs[1].path.resolve(), backbone, limit)
+            found = spread(writer, {e.id: e.prompt for e in examples}, folder / "answers.jsonl")
+            own = [e.with_(response=r["answer"]) for e, r in zip(examples, found, strict=True) if r["answer"] and r["ended"]]
             leaks = stated_test_facts(own, source)
             write_jsonl(folder / "examples.jsonl", (e for e in own if e.id not in leaks))
-            return {"asked": len(examples), "answers": len(own) - len(leaks), "empty": sum(not text for text, _ in found),
-                    "unfinished": sum(not ended for _, ended in found), "with a test fact": len(leaks)}
+            return {"asked": len(examples), "answers": len(own) - len(leaks), "empty": sum(not r["answer"] for r in found),
+                    "unfinished": sum(not r["ended"] for r in found), "with a test fact": len(leaks)}
 
         params = {"backbone": backbone.params(), "max_new_tokens": limit, "seed": seed}
-        return Stage("answers", 1, params, work, inputs=(questions, model), seconds=60, resumable=True,
+        return Stage("answers", 2, params, work, inputs=(questions, model), seconds=60, resumable=True,
                      label=f"answers {run.source} ({'after SFT' if first_sft else 'the model as it is'})")
 
     def loss_params(self) -> dict[str, Any]:
@@ -250,28 +249,26 @@ def stated_test_facts(own: Sequence[Example], source: str) -> set[str]:
     return set(fact_leaks(lab, [source]))
 
 
-def generate_answers(backbone: Any, examples: Sequence[Example], limit: int, log: Path) -> list[tuple[str, bool]]:
-    """Greedy answers of `backbone` to the examples' prompts, and whether each ended within `limit` tokens.
+@dataclass(frozen=True)
+class Answers:
+    """Writes a model's greedy answers (`xalign.training.spread.Writer`), and whether each ended within `limit` tokens."""
 
-    Each is written to `log` as soon as it is known; what stands there already is not asked again.
-    """
-    from xalign.progress import bar
+    model: Path
+    backbone: Any
+    limit: int
 
-    known: dict[str, str] = {}
-    if log.is_file():
-        # A killed process may have left its last line unfinished.
-        whole = [line for line in log.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-        log.write_text("".join(whole), encoding="utf-8", newline="\n")
-        known = {r["id"]: r["answer"] for r in map(json.loads, whole)}
-    todo = [e for e in examples if e.id not in known]
-    with open(log, "a", encoding="utf-8", newline="\n") as f, bar(total=len(todo), desc="answers", unit="question") as progress:
-        def note(i: int, answer: str) -> None:
-            known[todo[i].id] = answer
-            f.write(json.dumps({"id": todo[i].id, "answer": answer}, ensure_ascii=False) + "\n")
-            f.flush()
-            progress.update()
+    def write(self, items: Mapping[str, str], note: Callable[[dict[str, Any]], None]) -> None:
+        """See `xalign.training.spread.Writer`; the records are ``{"id", "answer", "ended"}``."""
+        from xalign.backbones.load import load_backbone
+        from xalign.progress import bar
+        from xalign.training.ranks import is_helper
 
-        backbone.generate([e.prompt for e in todo], limit, each=note)
-    texts = [known[e.id] for e in examples]
-    # An answer of `limit` tokens was cut; stripping and tokenising it again may lose one at its end.
-    return [(text, len(backbone.tokenizer(text, add_special_tokens=False).input_ids) < limit - 1) for text in texts]
+        backbone, ids = load_backbone(self.model, self.backbone), list(items)
+        with bar(total=len(ids), desc="answers", unit="question", disable=is_helper()) as progress:
+            def each(i: int, text: str) -> None:
+                # An answer of `limit` tokens was cut; stripping and tokenising it again may lose one at its end.
+                ended = len(backbone.tokenizer(text, add_special_tokens=False).input_ids) < self.limit - 1
+                note({"id": ids[i], "answer": text, "ended": ended})
+                progress.update()
+
+            backbone.generate(list(items.values()), self.limit, each=each)

@@ -21,7 +21,6 @@ BUCKET = 500_000_000  # gradients reduced at a time; DeepSpeed's default, which 
 
 def load_deepspeed() -> Any:
     """Import deepspeed quietly, without its just-in-time compiled CPU kernels."""
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")  # or it logs its search
     import logging
 
     with quiet_stderr():  # importing it tries to link optional libraries

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 
 from xalign.config import XalignError
 
-FOREVER, PATIENCE = timedelta(days=7), timedelta(seconds=60)
-
+FOREVER = timedelta(days=7)
+PATIENCE = timedelta(seconds=60)  # of a process that failed
 GONE = "another process has ended, its message says why; repeat the command to continue"
 
 _control: Any = None  # the group over which jobs are sent: never the one in which a failed job's collectives may hang
@@ -65,6 +65,7 @@ def join() -> tuple[int, int]:
     global _control
     if not dist.is_initialized():
         cuda = torch.cuda.is_available()
+        os.environ.setdefault("DS_ACCELERATOR", "cuda" if cuda else "cpu")  # or DeepSpeed logs its search
         # DeepSpeed insists on it; where each process sees its own GPU only, that is number 0
         local = int(os.environ.get("LOCAL_RANK", "0"))
         os.environ["LOCAL_RANK"] = str(local % torch.cuda.device_count() if cuda else local)
@@ -165,7 +166,7 @@ def _exchange(error: Exception | None) -> list[tuple[bool, str, str] | None]:
         dist.all_gather_object(reports, mine, group=_control)
     except RuntimeError as e:
         _lost = True
-        if error and "closed by peer" not in str(error):
+        if error and "by peer" not in str(error):  # gloo: connection closed, or reset, by peer
             raise error from None
         raise XalignError(GONE) from e
     return reports

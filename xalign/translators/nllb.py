@@ -1,17 +1,17 @@
 """NLLB-200 through transformers: the translator of the SDRRL paper (3.3B, beam 4)."""
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xalign.cache import Artifact, Stage
 from xalign.config import ConfigError, XalignError, choice, within
-from xalign.data.examples import read_examples, read_jsonl, write_jsonl
+from xalign.data.examples import read_examples, write_jsonl
 from xalign.languages import LANGUAGES
+from xalign.training.spread import spread
 from xalign.translators.base import SIDES, Translator, count_sides, record
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class NLLB(Translator):
             raise ConfigError(f"translator.name={self.name}: the folder has no config.json; name what save_pretrained wrote")
 
     def stage(self, run: Run, examples: Stage, lang: str, sides: Sequence[str] = SIDES) -> Stage:
-        """See `Translator.stage`. A killed run continues behind its last finished batch."""
+        """See `Translator.stage`. All processes translate; a killed run continues behind their last finished batches."""
         from xalign.assets import folder_stage, hub_stage
 
         path = Path(self.name).expanduser()
@@ -105,25 +105,15 @@ class NLLB(Translator):
             return {**count_sides(records, sides), **counts}
 
         params = {"source": source, "lang": lang, "sides": list(sides), "beam": self.beam, "max_length": self.max_length}
-        return Stage("translate", 1, params, work, inputs=(examples, weights), seconds=3600, resumable=True,
+        return Stage("translate", 2, params, work, inputs=(examples, weights), seconds=3600, resumable=True,
                      label=f"translate {source}→{lang} ({self.name}, {' and '.join(sides)})")
 
     def _translate(self, model: Path, texts: Sequence[str], source: str, lang: str,
                    log: Path) -> tuple[list[tuple[str | None, str]], dict[str, int]]:
         """Each text as (translation or None, reason); each distinct sentence is translated once and logged."""
         lines = [split_text(text) for text in texts]
-        wanted = dict.fromkeys(s for text in lines for _, sentences, _ in text for s in sentences if translatable(s))
-        known: dict[str, str | None] = {}
-        if log.is_file():
-            _drop_half_line(log)
-            known = {r["src"]: r["tgt"] for r in read_jsonl(log)}
-        todo = [s for s in wanted if s not in known]
-        if todo:
-            with open(log, "a", encoding="utf-8", newline="\n") as f:
-                for batch in self._batches(model, todo, source, lang):
-                    known.update(batch)
-                    f.writelines(json.dumps({"src": s, "tgt": t}, ensure_ascii=False) + "\n" for s, t in batch.items())
-                    f.flush()
+        wanted = {s: s for text in lines for _, sentences, _ in text for s in sentences if translatable(s)}
+        known: dict[str, str | None] = {r["id"]: r["text"] for r in spread(Sentences(self, model.resolve(), source, lang), wanted, log)}
         glue = " " if LANGUAGES[lang].spaced else ""
         out: list[tuple[str | None, str]] = []
         for text in lines:
@@ -136,11 +126,12 @@ class NLLB(Translator):
                                       for mark, sentences, tail in text), ""))
         return out, {"sentences": len(wanted), "unfinished": sum(known.get(s) is None for s in wanted)}
 
-    def _batches(self, folder: Path, sentences: Sequence[str], source: str, lang: str) -> Iterator[dict[str, str | None]]:
+    def batches(self, folder: Path, sentences: Sequence[str], source: str, lang: str) -> Iterator[dict[str, str | None]]:
         """Translate `sentences`, longest first in batches of `batch_tokens`; None for one that did not end."""
         import torch
 
         from xalign.progress import bar
+        from xalign.training.ranks import is_helper
 
         model, tokenizer = load_nllb(folder, source, lang, self.device)
         start = language_token(tokenizer, lang)
@@ -148,7 +139,7 @@ class NLLB(Translator):
         for i in (i for i, row in enumerate(ids) if len(row) > self.max_length):
             yield {sentences[i]: None}
         order = sorted((i for i, row in enumerate(ids) if len(row) <= self.max_length), key=lambda i: -len(ids[i]))
-        with bar(total=len(order), desc=f"translate {source}→{lang}", unit="sentence") as progress:
+        with bar(total=len(order), desc=f"translate {source}→{lang}", unit="sentence", disable=is_helper()) as progress:
             for batch in by_tokens(order, lambda i: len(ids[i]), self.batch_tokens):
                 width = len(ids[batch[0]])
                 padded = torch.tensor([ids[i] + [tokenizer.pad_token_id] * (width - len(ids[i])) for i in batch])
@@ -161,6 +152,22 @@ class NLLB(Translator):
                 texts = [t.strip() for t in tokenizer.batch_decode(out, skip_special_tokens=True)]
                 yield {sentences[i]: text if ok and text else None for i, text, ok in zip(batch, texts, ended, strict=True)}
                 progress.update(len(batch))
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """Writes the translations of sentences (`xalign.training.spread.Writer`)."""
+
+    node: NLLB
+    model: Path
+    source: str
+    lang: str
+
+    def write(self, items: Mapping[str, str], note: Callable[[dict[str, Any]], None]) -> None:
+        """See `xalign.training.spread.Writer`; a sentence is its own id, its text is None where it did not end."""
+        for batch in self.node.batches(self.model, list(items), self.source, self.lang):
+            for sentence, text in batch.items():
+                note({"id": sentence, "text": text})
 
 
 def load_nllb(folder: Path, source: str, lang: str, device: str = "auto") -> tuple[Any, Any]:
@@ -207,10 +214,3 @@ def by_tokens(items: Sequence[int], length: Callable[[int], int], budget: int) -
         batch.append(item)
     if batch:
         yield batch
-
-
-def _drop_half_line(path: Path) -> None:
-    """Cut a last line that a killed process left unfinished."""
-    data = path.read_bytes()
-    if data and not data.endswith(b"\n"):
-        path.write_bytes(data[:data.rfind(b"\n") + 1])
