@@ -129,7 +129,9 @@ def run_trl(job: argparse.Namespace) -> dict[str, Any]:
 
 
 def measured(ticks: list[tuple[float, int]]) -> dict[str, Any]:
-    """Tokens per second and seconds per step behind the warm-up."""
+    """Tokens per second and seconds per step behind the warm-up; nothing in a second process, which keeps no log."""
+    if not ticks:
+        return {}
     (began, before), (ended, tokens) = ticks[WARM - 1], ticks[-1]
     return {"rate": (tokens - before) / (ended - began), "step": (ended - began) / (len(ticks) - WARM)}
 
@@ -180,7 +182,8 @@ def call(contender: str, tokens: int, argv: list[str], scratch: str) -> dict[str
     command = [*start, __file__, *argv, "--contender", contender, "--tokens", str(tokens), "--scratch", scratch]
     done = subprocess.run(command, text=True, capture_output=True, env=env)
     if done.returncode:
-        return {"failed": (done.stderr.strip().splitlines() or ["?"])[-1]}
+        lines = done.stderr.strip().splitlines() or ["?"]
+        return {"failed": next((line for line in lines if "Error" in line), lines[-1])}
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
