@@ -228,7 +228,8 @@ def report(tokens: int, results: dict[str, list[dict[str, Any]]], peak: float) -
     """Print one table; ratios are best against best."""
     good = {k: [r for r in v if "rate" in r] for k, v in results.items()}
     top = {k: max(v, key=lambda r: r["rate"]) for k, v in good.items() if v}
-    print(f"\n{tokens} tokens a step; a matrix product reaches {peak / 1e9:.0f} GFLOP/s\n{'':14} {'tok/s':>7} {'range':>11} {'s/step':>7} {'peak GiB':>9} {'of peak':>8} "
+    print(f"\n{tokens} tokens a step; a matrix product reaches {peak / 1e9:.0f} GFLOP/s")
+    print(f"{'':14} {'tok/s':>7} {'range':>11} {'s/step':>7} {'peak GiB':>9} {'of peak':>8} "
           f"{'x packed':>9} {'x padded':>9}")
     for k, v in results.items():
         if k not in top:
