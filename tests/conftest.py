@@ -24,6 +24,14 @@ def xalign(*argv: str, cwd: Path, env: dict[str, str] | None = None, timeout: fl
                           capture_output=True, timeout=timeout)
 
 
+def torchrun(script: Path, *argv: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    """Run a script in two processes that find the package and the test modules."""
+    env = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "RANK", "WORLD_SIZE")}
+    env["PYTHONPATH"] = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    return subprocess.run([*launch, str(script), *argv], env=env, capture_output=True, text=True, timeout=timeout)
+
+
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")

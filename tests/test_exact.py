@@ -16,6 +16,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from conftest import torchrun  # noqa: E402
 from test_training import NODE, curve, fit, make_rows  # noqa: E402
 
 from xalign.config import XalignError  # noqa: E402
@@ -28,16 +29,10 @@ EIGHT = replace(NODE, epochs=3, tokens_per_step=168)
 CUTS = {1: 0, 2: 84, 8: 21}
 
 
-def torchrun(script: str, folder: Path, *arguments: str, n: int = 2) -> str:
-    """Standard output of `script` in `n` processes."""
+def in_two_processes(script: str, folder: Path) -> None:
     (folder / "script.py").write_text(script, encoding="utf-8")
-    env = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "RANK", "WORLD_SIZE")}
-    env |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}"}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n}"]
-    done = subprocess.run([*launch, str(folder / "script.py"), str(folder), *arguments], env=env, capture_output=True, text=True,
-                          timeout=240)
+    done = torchrun(folder / "script.py", str(folder))
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +82,7 @@ for zero in (0, 1, 2, 3):
 
 
 def test_two_processes(tmp_path: Path, reference: list[dict]) -> None:
-    torchrun(TWO, tmp_path)
+    in_two_processes(TWO, tmp_path)
     logs = sorted(tmp_path.glob("*/log.jsonl"))
     assert len(logs) == 4 * 4
     for path in logs:
@@ -170,7 +165,7 @@ def test_resumed_by_another_number_of_processes(tmp_path: Path, reference: list[
         folder = tmp_path / f"alone-{zero}"
         node = replace(EIGHT, zero=zero, checkpoint_every=1e-9)
         fit(folder, make_rows(56), node, on_log=snapshot_at(11, folder, tmp_path / f"one-{zero}"))
-    torchrun(OTHER_WORLD, tmp_path)
+    in_two_processes(OTHER_WORLD, tmp_path)
     for zero in range(4):
         two = tmp_path / f"two-{zero}"
         assert json.loads((two / "checkpoints/latest.json").read_text())["step"] == 10

@@ -2,25 +2,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TINY, xalign
+from conftest import ROOT, TINY, torchrun, xalign
 
 from xalign.compose import check_launcher
 from xalign.config import ConfigError
 
 QUESTIONS = {f"q{i}": f"What {'in the wide world ' * (i % 5)}is the number after {i}?" for i in range(24)}
-
-
-def torchrun(script: Path, *argv: str) -> subprocess.CompletedProcess[str]:
-    """Two processes of `script`."""
-    env = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "RANK", "WORLD_SIZE")} | {"PYTHONPATH": str(ROOT)}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    return subprocess.run([*launch, str(script), *argv], env=env, capture_output=True, text=True, timeout=120)
 
 
 # text that all processes write

@@ -108,14 +108,14 @@ def print_memory(run: Run, plan: Plan, cache: Cache, out: Console) -> None:
     world = int(os.environ.get("WORLD_SIZE", "1"))
     node, teacher = max(trainings, key=lambda t: memory.estimate(shape, t[0], world, t[1]).total)
     found = {n: memory.estimate(shape, node, n, teacher) for n in dict.fromkeys((world, 8))}
-    gpu, encoder = memory.on_gpu(node), shape.kind == "encoder"
+    gpu, bf16, encoder = memory.on_gpu(node), memory.uses_bf16(node), shape.kind == "encoder"
     more = " + activations" if encoder else ""
     if not run.plan:
         out.print(f"training memory about {gib(found[world].total)} GiB a device{more}; plan=true shows the parts\n", soft_wrap=True)
         return
     tokens = dict.fromkeys(f"{memory.micro_batch(node, n)[0]:,}" for n in found)
     facts = (f"{shape.parameters:,} parameters", f"LoRA of rank {node.lora_rank}" if node.adapter == "lora" else "",
-             "and a teacher" if teacher else "", "bf16" if memory.uses_bf16(node) else "fp32", f"ZeRO-{memory.zero_stage(node)}",
+             "and a teacher" if teacher else "", "bf16" if bf16 else "fp32", f"ZeRO-{node.zero_stage(bf16)}",
              f"offload {node.offload}" if node.offload != "none" else "", node.optimizer, f"{' or '.join(tokens)} tokens at a time",
              "activations recomputed" if node.activation_checkpointing else "")
     out.print(f"training memory per device: {' · '.join(filter(None, facts))}", soft_wrap=True)

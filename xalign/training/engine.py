@@ -14,9 +14,8 @@ from typing import Any
 import torch
 
 from xalign.config import ConfigError
+from xalign.training.memory import BUCKET
 from xalign.training.node import TrainerNode
-
-BUCKET = 500_000_000  # gradients reduced at a time; DeepSpeed's default, which it allocates in full however small the model
 
 
 def load_deepspeed() -> Any:
@@ -54,13 +53,7 @@ def uses_bf16(node: TrainerNode) -> bool:
 
 def clips_itself(node: TrainerNode) -> bool:
     """Whether the trainer clips gradients: where DeepSpeed has no optimizer of its own it clips too, but does not tell the norm."""
-    return stage(node) == 0
-
-
-def stage(node: TrainerNode) -> int:
-    """The ZeRO stage that runs: bf16 takes 1 for 0, because DeepSpeed's bf16 optimizer without ZeRO takes an empty step at
-    the start, which bends the first updates."""
-    return max(node.zero, int(uses_bf16(node)))
+    return node.zero_stage(uses_bf16(node)) == 0
 
 
 def make_engine(model: Any, node: TrainerNode, lr: float, accumulation: int, world: int) -> Any:
@@ -80,14 +73,14 @@ def make_engine(model: Any, node: TrainerNode, lr: float, accumulation: int, wor
     with quiet_stderr():  # ZeRO-3 looks for libaio with the linker
         config = settings(node, accumulation, sum(p.numel() for p in weights))
         engine = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)[0]
-    if world == 1 and stage(node) == 0:  # nobody to average with: it would only copy every gradient twice, 10 % of a step
+    if world == 1 and clips_itself(node):  # nobody to average with: it would only copy every gradient twice, 10 % of a step
         engine.enable_backward_allreduce = False
     return engine
 
 
 def settings(node: TrainerNode, accumulation: int, trainable: int) -> dict[str, Any]:
     """DeepSpeed's configuration for so many trainable parameters."""
-    zero: dict[str, Any] = {"stage": stage(node), "reduce_bucket_size": min(BUCKET, trainable)}
+    zero: dict[str, Any] = {"stage": node.zero_stage(uses_bf16(node)), "reduce_bucket_size": min(BUCKET, trainable)}  # allocated in full
     host = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     if node.offload != "none":
         zero["offload_optimizer"] = host

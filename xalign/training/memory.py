@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from xalign.training.node import TrainerNode
 
 # elements; DeepSpeed's defaults
-BUCKET = 500_000_000  # gradients reduced at a time (`xalign.training.engine`)
+BUCKET = 500_000_000  # gradients reduced at a time, if there are as many
 PREFETCH = 50_000_000  # parameters that ZeRO-3 gathers ahead of their use
 REUSE = 1_000_000_000  # ZeRO-3 keeps a gathered parameter that is used again within so many
 SUBGROUP = 1_000_000_000  # parameters that ZeRO-3 updates at a time
@@ -71,14 +71,9 @@ def uses_bf16(node: TrainerNode) -> bool:
     return node.precision == "bf16" or node.precision == "auto" and has_gpu()
 
 
-def zero_stage(node: TrainerNode) -> int:
-    """The stage in effect: bf16 without ZeRO runs as ZeRO-1 (`xalign.training.engine.settings`)."""
-    return max(node.zero, int(uses_bf16(node)))
-
-
 def micro_batch(node: TrainerNode, devices: int) -> tuple[int, int]:
     """(tokens of one forward pass, forward passes of a step) on each device; no pass is shorter than the longest row."""
-    passes = math.ceil(node.tokens_per_step / (node.micro_tokens * devices)) if node.micro_tokens else 1
+    passes = node.accumulation(devices)
     return max(math.ceil(node.tokens_per_step / (passes * devices)), node.max_length), passes
 
 
@@ -89,7 +84,7 @@ def estimate(shape: Shape, node: TrainerNode, devices: int, teacher: bool = Fals
         devices: processes, each with a device of its own.
         teacher: the loss compares with a frozen copy of the model, on every device.
     """
-    gpu, size, zero = on_gpu(node), 2 if uses_bf16(node) else 4, zero_stage(node)
+    gpu, size, zero = on_gpu(node), 2 if uses_bf16(node) else 4, node.zero_stage(uses_bf16(node))
     tokens, passes = micro_batch(node, devices)
     lora = shape.adapter(node.lora_rank) if node.adapter == "lora" else 0
     held = shape.parameters + lora

@@ -1,6 +1,7 @@
 """The trainer's configuration; no torch here."""
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,6 +79,15 @@ class TrainerNode(Node):
     eval_every: int = within(0, low=0)
     patience: int = within(4, low=0)
     checkpoint_every: float = within(600, low=0)
+
+    def zero_stage(self, bf16: bool) -> int:
+        """The ZeRO stage that runs: bf16 takes 1 for 0, because DeepSpeed's bf16 optimizer without ZeRO takes an empty step
+        at the start, which bends the first updates."""
+        return max(self.zero, int(bf16))
+
+    def accumulation(self, world: int) -> int:
+        """Forward passes of a step on each of `world` processes."""
+        return math.ceil(self.tokens_per_step / (self.micro_tokens * world)) if self.micro_tokens else 1
 
     def check_run(self, run: Any) -> None:
         """Raise ConfigError for what only causal backbones have: adapters, and a choice of attention."""

@@ -49,7 +49,7 @@ class Trainer:
         self.rank, self.world = join()
         self.objective, self.node, self.train, self.valid, self.seed, self.on_log = objective, node, train, valid, seed, on_log
         self.folder, self.checkpoints = folder, folder / "checkpoints"
-        self.accumulation = math.ceil(node.tokens_per_step / (node.micro_tokens * self.world)) if node.micro_tokens else 1
+        self.accumulation = node.accumulation(self.world)
         self.supervised = sum(r.targets for r in train) / sum(r.tokens for r in train)
         self.lr = lr_factor * (auto_lr(node.tokens_per_step, self.supervised) if node.lr == "auto" else float(node.lr))
         self.steps = [s for e in range(node.epochs) for s in plan_steps(train, node.tokens_per_step, seed, e)]
