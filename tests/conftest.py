@@ -1,4 +1,4 @@
-"""One thread, no tracker account, and one small artifact cache for the whole session."""
+"""One thread, no tracker account, no hub, and one small artifact cache for the whole session."""
 from __future__ import annotations
 
 import os
@@ -9,6 +9,7 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["WANDB_MODE"] = "offline"
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest  # noqa: E402
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from xalign.backbones.decoding import greedy_batches
+from xalign.backbones.decoding import decode
 from xalign.backbones.load import load_backbone
 from xalign.backbones.node import HubBackbone, SmolLM2, Tiny
 from xalign.backbones.scoring import Tree, common_prefix
@@ -142,9 +142,9 @@ def test_greedy_answers_equal_transformers_and_keep_their_order(backbone, monkey
 
 def test_answers_end_at_stop_tokens_and_line_breaks(backbone, monkeypatch):
     rows = backbone.encode_prompts(QUESTIONS)
-    free = dict(zip(*next(greedy_batches(backbone.model, rows, 12, set())), strict=True))
+    free = dict(decode(backbone.model, rows, 12, set()))
     stop = {free[0][2], free[2][4]}  # lines that end early leave the batch to the others
-    cut = dict(zip(*next(greedy_batches(backbone.model, rows, 12, stop)), strict=True))
+    cut = dict(decode(backbone.model, rows, 12, stop))
     for i, tokens in free.items():
         first = next((k for k, t in enumerate(tokens) if t in stop), 12)
         assert cut[i] == tokens[:first]

@@ -11,6 +11,8 @@ from xalign.backbones.node import Tiny, TinyEncoder
 from xalign.cache import Cache
 from xalign.config import ConfigError, XalignError, build
 from xalign.data.examples import read_jsonl
+from xalign.metrics.node import Metrics
+from xalign.tasks.belebele import BelebeleTask
 from xalign.tasks.choicefiles import fill
 from xalign.tasks.evaluate import evaluation
 from xalign.tasks.pawsx import PawsXTask, read_pairs
@@ -28,7 +30,13 @@ PAIRS = [("7", '"The Red Door" opened in May .', 'In May , "The Red Door" opened
 
 
 def make_run(task, lang: str, backbone=Tiny()) -> SimpleNamespace:  # noqa: B008
-    return SimpleNamespace(task=task, backbone=backbone, lang=(lang,), target=lang, source="eng", seed=0)
+    return SimpleNamespace(tasks=(task,), backbone=backbone, lang=(lang,), target=lang, source="eng", seed=0, metric=Metrics(),
+                           evaluated=(lang, "eng"))
+
+
+def scores_stage(task, evaluated: str, backbone=Tiny(), baselines: bool = True):  # noqa: B008
+    run = make_run(task, "fin", backbone)
+    return evaluation(run, run.backbone.weights(run), task, evaluated, baselines)
 
 
 def pawsx_file(folder: Path, lang: str, rows=PAIRS, header: str = "id\tsentence1\tsentence2\tlabel", end: str = "\n") -> Path:
@@ -50,11 +58,15 @@ def xcopa_file(folder: Path, lang: str, rows: list[dict[str, object]]) -> Path:
     return path
 
 
+def check(task) -> None:
+    task.check_run(make_run(task, "fin"))
+
+
 def scores_of(cache: Path, task, lang: str, evaluated: str, backbone, baselines: bool = True):
-    run = make_run(task, lang, backbone)
-    task.check_run(run)
-    artifact = Cache(cache).get(evaluation(run, run.backbone.weights(run), evaluated, baselines))
-    return {(r["metric"], r["name"]): r for r in read_jsonl(artifact.file("scores.jsonl"))}, artifact
+    task.check_run(make_run(task, lang, backbone))
+    stage = scores_stage(task, evaluated, backbone, baselines)
+    artifact = Cache(cache).get(stage)
+    return {(r["metric"], r["name"]): r for r in read_jsonl(artifact.file("scores.jsonl"))}, Cache(cache).get(stage.inputs[0])
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
@@ -100,21 +112,23 @@ def test_xcopa_scores_and_its_missing_source_language(cache, tmp_path, backbone)
     scores, _ = scores_of(cache, task, "fin", "fin", backbone)
     assert scores["mrr_pmi", "model"]["n"] == 6 and scores["accuracy_raw", "chance"]["value"] == 0.5
     assert scores["accuracy_raw", "majority"]["value"] == pytest.approx(4 / 6)  # the second choice is right in four of six
-    absent, artifact = scores_of(cache, task, "fin", "eng", backbone)
-    assert {m for m, _ in absent} == {"accuracy_raw", "accuracy_pmi", "mrr_raw", "mrr_pmi"}
-    assert all(r["value"] is None and r["reason"] == "XCOPA has no file test.en.jsonl for eng" for r in absent.values())
-    assert not list(artifact.path.glob("predictions.*"))
-    key = evaluation(make_run(task, "fin"), Tiny().weights(make_run(task, "fin")), "eng", True).key
-    xcopa_file(tmp_path, "en", [premise(0)])  # the file comes: the score is no longer the absent one
-    assert evaluation(make_run(task, "fin"), Tiny().weights(make_run(task, "fin")), "eng", True).key != key
+    run = make_run(task, "fin", backbone)
+    assert task.lacks(run, "fin") == ""
+    assert task.lacks(run, "eng") == "task.xcopa: XCOPA has no English (eng); it has ind tha tur vie zho"
+    assert task.metric_names() == ["accuracy_raw", "mrr_raw", "accuracy_pmi", "mrr_pmi"]
+    xcopa_file(tmp_path, "en", [premise(0)])  # a translation of one's own
+    assert task.lacks(run, "eng") == ""
 
 
-@pytest.mark.parametrize("task, remedy", [(PawsXTask, "fi/test_2k.tsv"), (XCopaTask, "fi/test.fi.jsonl")])
-def test_a_missing_file_is_named(tmp_path, task, remedy):
-    with pytest.raises(ConfigError, match=f"task.path: is empty; name the folder with .*{remedy}"):
-        task().check_run(make_run(None, "fin"))
-    with pytest.raises(ConfigError, match=f"task.path={tmp_path}: has no {remedy} for fin"):
-        task(path=str(tmp_path)).check_run(make_run(None, "fin"))
+@pytest.mark.parametrize("task, lang, remedy", [(PawsXTask, "deu", "de/test_2k.tsv"), (XCopaTask, "tur", "tr/test.tr.jsonl")])
+def test_a_missing_file_is_named(tmp_path, task, lang, remedy):
+    task().check_run(make_run(task(), lang))  # without a folder, the hub's
+    for changes, message in (({}, f"has no {remedy} for {lang}"), ({"path": str(tmp_path / "no")}, "no such folder")):
+        own = task(**{"path": str(tmp_path), **changes})
+        with pytest.raises(ConfigError, match=f"task.{own.name}.path={own.path}: {message}"):
+            own.check_run(make_run(own, lang))
+    with pytest.raises(ConfigError, match=f"task.{task.name}: {task.title} has no Finnish"):
+        task().check_run(make_run(task(), "fin"))
 
 
 @pytest.mark.parametrize("row, what", [
@@ -125,7 +139,7 @@ def test_a_missing_file_is_named(tmp_path, task, remedy):
 def test_a_bad_paws_x_line_is_named(tmp_path, row, what):
     path = pawsx_file(tmp_path, "fi", [*PAIRS, row])
     with pytest.raises(XalignError, match=f"{path}:8: {what}"):
-        PawsXTask(path=str(tmp_path)).check_run(make_run(None, "fin"))
+        check(PawsXTask(path=str(tmp_path)))
 
 
 def test_a_paws_x_file_without_header_or_in_another_coding_is_refused(tmp_path):
@@ -146,25 +160,45 @@ def test_a_paws_x_file_without_header_or_in_another_coding_is_refused(tmp_path):
 def test_a_bad_xcopa_line_is_named(tmp_path, changes, what):
     path = xcopa_file(tmp_path, "fi", [premise(0), premise(1), premise(2, **changes)])
     with pytest.raises(XalignError) as e:
-        XCopaTask(path=str(tmp_path)).check_run(make_run(None, "fin"))
+        check(XCopaTask(path=str(tmp_path)))
     assert f"{path}:3: " in str(e.value) and what in str(e.value)
     path.write_text('{"premise": "a"\n', encoding="utf-8")
     with pytest.raises(XalignError, match=r"test.fi.jsonl:1: not valid JSON"):
-        XCopaTask(path=str(tmp_path)).check_run(make_run(None, "fin"))
+        check(XCopaTask(path=str(tmp_path)))
 
 
 def test_the_prompt_has_its_places():
     for target, prompt in (("pawsx.PawsXTask", "{sentence1}"), ("pawsx.PawsXTask", "{sentence1} {sentence2} {sentence3}"),
                            ("xcopa.XCopaTask", "{premise}"), ("xcopa.XCopaTask", "{premise} {} {question}")):
-        with pytest.raises(ConfigError, match=r"task.prompt=.*: must hold \{\w+\} and \{\w+\} and no other"):
-            build({"_target_": f"xalign.tasks.{target}", "prompt": prompt}, "task")
+        with pytest.raises(ConfigError, match=r"task.NAME.prompt=.*: must hold \{\w+\} and \{\w+\} and no other"):
+            build({"_target_": f"xalign.tasks.{target}", "prompt": prompt}, "task.NAME")
     assert fill("{a} {b}", a="{b}", b="1") == "{b} 1"
+
+
+def test_solved_examples_come_from_the_dev_file_or_are_taken_out_of_the_test(cache, tmp_path):
+    pawsx_file(tmp_path, "fi")
+    (tmp_path / "fi" / "dev_2k.tsv").write_bytes(pawsx_file(tmp_path / "dev", "fi", PAIRS[1:2]).read_bytes())
+    task = PawsXTask(path=str(tmp_path), shots=1)
+    solved, questions, _ = task.load(tmp_path, "fin", "eng")
+    assert [q.id for q in solved] == ["pawsx/9"] and len(questions) == 4
+    scores, _ = scores_of(cache, task, "fin", "fin", Tiny())
+    assert scores["accuracy_raw", "model"]["signature"] == "options:raw|shots:1 from dev|ties:shared"
+    (tmp_path / "belebele").mkdir()
+    rows = [{"link": "", "question_number": 1, "flores_passage": f"Text {i // 2}.", "question": f"Question {i}?", "correct_answer_num": "2",
+             **{f"mc_answer{k}": f"answer {i} {k}" for k in range(1, 5)}} for i in range(6)]
+    (tmp_path / "belebele" / "fin_Latn.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    own = BelebeleTask(path=str(tmp_path), shots=2, prompt="plain")
+    solved, questions, _ = own.load(own.root(), "fin", "eng")
+    assert [q.id for q in solved] == ["belebele/1", "belebele/3"] and [q.id for q in questions] == ["belebele/5", "belebele/6"]
+    scores, predictions = scores_of(cache, own, "fin", "fin", Tiny())
+    assert scores["accuracy_raw", "model"]["signature"] == "options:raw|shots:2 from test|ties:shared"
+    with pytest.raises(ConfigError, match="task.belebele.shots=3: .*fin_Latn.jsonl has too few questions"):
+        BelebeleTask(path=str(tmp_path), shots=3).load(own.root(), "fin", "eng")
 
 
 def test_the_key_follows_the_file_and_not_its_place(tmp_path):
     def key(folder: Path, **changes) -> str:
-        run = make_run(PawsXTask(path=str(folder), **changes), "fin")
-        return evaluation(run, run.backbone.weights(run), "fin", True).key
+        return scores_stage(PawsXTask(path=str(folder), **changes), "fin").key
 
     for name in ("a", "b"):
         pawsx_file(tmp_path / name, "fi")

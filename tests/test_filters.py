@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import stat
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from xalign.cache import Cache, Stage
-from xalign.config import ConfigError, XalignError, build
-from xalign.data.comet import quality_scores
+from xalign.config import ConfigError, build
 from xalign.data.examples import Example, read_jsonl, write_jsonl
 from xalign.data.filters import RULES, Filters, count_words
 from xalign.langid import judge, script_share
@@ -165,32 +162,3 @@ def test_missing_checkpoint_is_refused() -> None:
         node.check_run(SimpleNamespace())
     with pytest.raises(ConfigError, match=r"filter.threshold=1.5: must be in \[0, 1\]; the paper's value is 0.8"):
         build({"_target_": "xalign.data.filters.Filters", "threshold": 1.5}, "filter")
-
-
-def comet_stand_in(folder: Path, body: str) -> str:
-    """An interpreter whose `comet` module is `body`: what crosses the process border is tested, not COMET."""
-    (folder / "comet.py").write_text(body, encoding="utf-8")
-    python = folder / "python"
-    python.write_text(f'#!/bin/sh\nPYTHONPATH="{folder}" exec "{sys.executable}" "$@"\n', encoding="utf-8")
-    python.chmod(python.stat().st_mode | stat.S_IXUSR)
-    return str(python)
-
-
-def test_quality_process(tmp_path: Path) -> None:
-    python = comet_stand_in(
-        tmp_path,
-        "from types import SimpleNamespace as N\ndownload_model = None\n"
-        "def load_from_checkpoint(path):\n"
-        "    return N(predict=lambda pairs, **k: N(scores=[len(p['mt']) / len(p['src']) for p in pairs]))\n",
-    )
-    model = tmp_path / "model.ckpt"
-    model.write_bytes(b"")
-    pairs = [("four", "ab\u2028"), ("fünf ", "x\n")]
-    assert quality_scores(pairs, str(model), python) == [0.75, 0.4]
-    assert quality_scores([], str(model), python) == []
-
-
-def test_quality_failure_is_one_line(tmp_path: Path) -> None:
-    python = comet_stand_in(tmp_path, "raise ImportError('no COMET here')\n")
-    with pytest.raises(XalignError, match=r"filter.cometkiwi=x: could not be scored by .*no COMET here.*filter.comet_python"):
-        quality_scores([("a", "b")], "x", python)

@@ -5,11 +5,14 @@ import math
 
 import pytest
 
+from xalign.config import XalignError
+from xalign.languages import CONFUSABLE, LANGUAGES
 from xalign.metrics.answers import F1, Containment, ExactMatch, normalise
 from xalign.metrics.base import Score
 from xalign.metrics.offtarget import OffTarget
 from xalign.metrics.ranking import MRR, Accuracy
-from xalign.metrics.translation import BLEU, ChrF, bleu_tokenizer
+from xalign.metrics.statistics import value_of
+from xalign.metrics.translation import BLEU, BLEU4, ChrF, bleu_tokenizer
 
 
 def test_accuracy_shares_a_tie():
@@ -61,19 +64,74 @@ def test_f1_counts_words_or_characters():
     assert "character" in F1("tha").signature and "word" in F1("kor").signature
 
 
+HYPS = ["The cat sat on the mat", "a dog barked at me", "He goes home ."]
+REFS = [["the cat is on the mat", "There is a cat on the mat"], ["the dog barked at me loudly"],
+        ["he went home.", "He goes home", "He is gone"]]
+
+
 def test_bleu_and_chrf_are_sacrebleu_s(monkeypatch, tmp_path):
     import sacrebleu
 
     monkeypatch.setenv("SACREBLEU", str(tmp_path))
-    hyps, refs = ["the cat sat on the mat", "a dog barked at me"], ["the cat is on the mat", "the dog barked at me loudly"]
-    bleu, chrf = BLEU("fin").score(hyps, refs), ChrF("fin").score(hyps, refs)
-    assert bleu.value == pytest.approx(sacrebleu.corpus_bleu(hyps, [refs]).score)
-    assert chrf.value == pytest.approx(sacrebleu.corpus_chrf(hyps, [refs]).score)
-    assert bleu.se > 0 and chrf.se > 0
+    first = [r[0] for r in REFS]
+    for metric, value in ((BLEU("fin"), sacrebleu.corpus_bleu(HYPS, [first])), (ChrF("fin"), sacrebleu.corpus_chrf(HYPS, [first])),
+                          (ChrF("fin", 2), sacrebleu.corpus_chrf(HYPS, [first], word_order=2)),
+                          (BLEU4("fin"), sacrebleu.corpus_bleu(HYPS, [first], lowercase=True))):
+        got = metric.score(HYPS, [[r] for r in first])
+        assert got.value == pytest.approx(value.score) and got.se > 0 and got.n == 3, metric.name
+        assert metric.score(HYPS, first) == got  # plain strings are lists of one
+    bleu = BLEU("fin").score(HYPS, first)
     assert bleu.signature == f"bleu|nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|lang:fin|v:{sacrebleu.__version__}"
-    single = [sacrebleu.sentence_chrf(h, [r]).score for h, r in zip(hyps, refs, strict=True)]
-    assert ChrF("fin").per_example(hyps, refs) == pytest.approx(single)
-    assert BLEU("fin").score(hyps[:1], refs[:1]).se is None
+    single = [sacrebleu.sentence_chrf(h, r).score for h, r in zip(HYPS, REFS, strict=True)]
+    assert ChrF("fin").per_example(HYPS, REFS) == pytest.approx(single)
+    assert BLEU("fin").score(HYPS[:1], REFS[:1]).se is None
+    assert ChrF("fin", 2).name == "chrf++" and "|nw:2|" in ChrF("fin", 2).signature and "|case:lc|" in BLEU4("deu").signature
+
+
+def test_several_references_and_summed_statistics_give_the_library_s_score(monkeypatch, tmp_path):
+    import sacrebleu
+
+    monkeypatch.setenv("SACREBLEU", str(tmp_path))
+    columns = [[r[i] if i < len(r) else None for r in REFS] for i in range(3)]
+    for metric, value in ((BLEU("eng"), sacrebleu.corpus_bleu(HYPS, columns)), (ChrF("eng"), sacrebleu.corpus_chrf(HYPS, columns)),
+                          (ChrF("eng", 2), sacrebleu.corpus_chrf(HYPS, columns, word_order=2)),
+                          (BLEU4("eng"), sacrebleu.corpus_bleu(HYPS, columns, lowercase=True))):
+        assert "|nrefs:1|" in metric.signature
+        rows = metric.statistics(HYPS, REFS)
+        assert value_of(metric.name, [sum(column) for column in zip(*rows, strict=True)]) == pytest.approx(value.score), metric.name
+        got = metric.score(HYPS, REFS)
+        assert got.value == pytest.approx(value.score) and "|nrefs:var|" in got.signature
+        assert metric.score(HYPS, REFS, clusters=["a", "a", "a"]).se is None
+        twice = metric.score(HYPS * 2, REFS * 2, clusters=[0, 1, 2, 0, 1, 2])
+        if metric.name.startswith("chrf"):  # a ratio of sums: two copies say no more than one
+            assert twice.se == pytest.approx(got.se)
+        with pytest.raises(ValueError, match="each needs one or more"):
+            metric.score(["a"], [[]])
+
+
+def test_flores200_comes_from_a_local_file(monkeypatch, tmp_path):
+    import sacrebleu
+    import sentencepiece
+
+    monkeypatch.setenv("SACREBLEU", str(tmp_path / "none"))
+    text = tmp_path / "text"
+    text.write_text("the cat is on the mat\na dog barked at me\nthe house is big and old\n" * 20)
+    sentencepiece.SentencePieceTrainer.train(input=str(text), model_prefix=str(tmp_path / "spm"), vocab_size=28, minloglevel=2)
+    model, first = tmp_path / "spm.model", [r[0] for r in REFS]
+    spm = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    pieces = [[" ".join(spm.encode(t, out_type=str)) for t in column] for column in (HYPS, first)]
+    got = BLEU("tha", str(model)).score(HYPS, first)
+    assert got.value == pytest.approx(sacrebleu.corpus_bleu(pieces[0], [pieces[1]], tokenize="none").score)
+    assert "|tok:flores200:" in got.signature and bleu_tokenizer("tha", str(model)) == "flores200"
+    assert "|tok:char|" in BLEU("tha").signature and not (tmp_path / "none").exists()
+    with pytest.raises(XalignError, match=r"metric\.flores200=nowhere: no such file"):
+        bleu_tokenizer("tha", "nowhere")
+    with pytest.raises(XalignError, match="not a sentencepiece model"):
+        BLEU("tha", str(text))
+    home = tmp_path / "none" / "models"
+    home.mkdir(parents=True)
+    (home / "flores200sacrebleuspm").write_bytes(model.read_bytes())
+    assert BLEU("tha").score(HYPS, first).value == got.value
 
 
 def test_each_language_gets_its_own_tokenizer(monkeypatch, tmp_path):
@@ -94,6 +152,11 @@ def test_off_target_judges_long_texts_and_other_scripts_and_leaves_the_rest():
     assert OffTarget().per_example(texts, langs) == [0, 1, None, 1, 0, 1, None, None]
     got = OffTarget().score(texts, langs)
     assert (got.value, got.n) == (3 / 5, 5)
+    assert LANGUAGES["nob"].cld3 == LANGUAGES["dan"].cld3 == ("no", "nb", "nn", "da") and LANGUAGES["ind"].cld3 == ("id", "ms")
+    assert ("hr", "sr", "bs") in CONFUSABLE and LANGUAGES["slv"].cld3 == ("sl",) and LANGUAGES["zho"].cld3 == ("zh",)
+    danish = "Jeg har ikke haft tid til at læse bogen endnu, men jeg gør det i morgen."
+    croatian = "Nisam imao vremena pročitati knjigu, ali učinit ću to sutra ujutro kada se probudim."
+    assert OffTarget().per_example([danish, danish, croatian], ["nob", "deu", "slv"]) == [0, 1, 1]
     malay = "Lampu di dapur masih menyala dan pintu rumah sudah ditutup."
     assert OffTarget().per_example([malay], ["ind"]) == [0]
 

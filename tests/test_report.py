@@ -20,6 +20,7 @@ from xalign.methods.supervised import SFT
 from xalign.modelcard import write_card
 from xalign.report import before_after, main
 from xalign.tables import number, p_value, show, with_error
+from xalign.tasks.lab import LabTask
 
 LONG = "chrF2|nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|lang:fin|version:2.6.0|a-very-long-tail-that-has-no-space-to-break-at"
 
@@ -198,8 +199,9 @@ def test_the_command_line_needs_no_torch_and_survives_head(runs):
 
 
 def a_run(choices: dict[str, str], backbone, lang: tuple[str, ...] = ("fin",), method=None) -> Run:
-    nodes = dict.fromkeys(Run.NODES, Node())
-    return Run(**{**nodes, "method": method or SFT(), "backbone": backbone}, lang=lang, choices=choices)
+    nodes = dict.fromkeys([n for n in Run.NODES if n != "task"], Node())
+    tasks = (LabTask(),) if choices.get("task") == "lab" else ()
+    return Run(**{**nodes, "method": method or SFT(), "backbone": backbone}, tasks=tasks, lang=lang, choices=choices)
 
 
 def test_the_card_names_base_scores_costs_and_limits(tmp_path, runs):

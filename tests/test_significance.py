@@ -1,4 +1,4 @@
-"""Paired tests against scipy and hand arithmetic; false alarms and power against simulation."""
+"""Paired tests against scipy, sacrebleu and hand arithmetic; false alarms and power against simulation."""
 from __future__ import annotations
 
 import math
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from xalign.analysis.significance import detectable, holm, paired
+from xalign.analysis.significance import LOOPED, detectable, holm, paired, t_over_languages
 
 
 def test_the_standard_error_is_that_of_the_paired_t_test():
@@ -139,3 +139,168 @@ def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
     assert holm([]) == []
+
+
+def ratio(sums):
+    """A corpus metric of two statistics, of [2] or [R, 2]."""
+    sums = np.asarray(sums, dtype=float)
+    return sums[..., 0] / sums[..., 1]
+
+
+def counts(seed: int, n: int, better: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Matches and lengths [n, 2] of two systems."""
+    rng = np.random.default_rng(seed)
+    length = rng.integers(5, 40, n)
+    a = np.stack([rng.binomial(length, 0.4), length + rng.integers(0, 6, n)], 1)
+    b = np.stack([rng.binomial(length, 0.4 + better), length + rng.integers(0, 6, n)], 1)
+    return a.astype(float), b.astype(float)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_statistics_of_few_examples_give_scipys_exact_p(seed):
+    a, b = counts(seed, 9, 0.05)
+
+    # scipy permutes along the last axis; the two statistics travel together as one complex number
+    def packed(x, y, axis=-1):
+        x, y = x.sum(axis), y.sum(axis)
+        return y.real / y.imag - x.real / x.imag
+
+    theirs = stats.permutation_test((a[:, 0] + 1j * a[:, 1], b[:, 0] + 1j * b[:, 1]), packed, permutation_type="samples", vectorized=True)
+    mine = paired(a, b, value=ratio)
+    assert mine.diff == pytest.approx(theirs.statistic)
+    assert 1 / 512 < theirs.pvalue.real < 1
+    assert mine.p_randomisation == pytest.approx(theirs.pvalue.real, abs=1e-12)
+
+
+def test_the_bootstrap_of_statistics_agrees_with_scipys():
+    a, b = counts(5, 120, 0.03)
+
+    def difference(index, axis=-1):
+        return ratio(b[index.astype(int)].sum(-2)) - ratio(a[index.astype(int)].sum(-2))
+
+    theirs = stats.bootstrap((np.arange(120),), difference, vectorized=True, method="percentile", n_resamples=10_000, rng=1)
+    mine = paired(a, b, value=ratio)
+    assert mine.se == pytest.approx(theirs.standard_error, rel=0.04)
+    assert mine.ci_low == pytest.approx(theirs.confidence_interval.low, abs=0.1 * mine.se)
+    assert mine.ci_high == pytest.approx(theirs.confidence_interval.high, abs=0.1 * mine.se)
+    assert (mine.before, mine.after) == (pytest.approx(ratio(a.sum(0))), pytest.approx(ratio(b.sum(0))))
+    assert mine.detectable() == pytest.approx(2.80 * mine.se, rel=0.01)
+
+
+def test_a_mean_by_statistics_is_the_mean_by_values():
+    rng = np.random.default_rng(9)
+    a, b, labels = rng.random(60), rng.random(60) + 0.05, [i // 3 for i in range(60)]
+    plain = paired(a, b, labels)
+    summed = paired(*(np.stack([x, np.ones(60)], 1) for x in (a, b)), clusters=labels, value=ratio)
+    assert (summed.diff, summed.p_randomisation, summed.p_bootstrap) == (
+        pytest.approx(plain.diff), plain.p_randomisation, plain.p_bootstrap)
+    assert summed.se == pytest.approx(plain.se, rel=0.1)  # the bootstrap's against the formula
+    assert math.isnan(summed.discordance) and (summed.clusters, summed.resamples) == (20, 10_000)
+
+
+def test_a_metric_of_one_vector_is_computed_less_often_and_says_so():
+    a, b = counts(11, 200, 0.02)
+    one = paired(a, b, value=lambda sums: float(sums[0]) / float(sums[1]))
+    many = paired(a, b, value=ratio)
+    assert (one.resamples, many.resamples) == (LOOPED, 10_000)
+    assert one.p_randomisation == pytest.approx(many.p_randomisation, abs=0.05)
+
+
+WORDS = [f"word{chr(97 + i)}{i}" for i in range(20)]
+
+
+def translations(n: int = 150) -> tuple[list[str], list[str], list[str]]:
+    """Two systems' outputs and the references: each word is wrong with its system's own probability."""
+    rng = np.random.default_rng(12)
+    references = [[WORDS[i] for i in rng.integers(0, len(WORDS), rng.integers(6, 14))] for _ in range(n)]
+
+    def system(wrong: float) -> list[str]:
+        return [" ".join(WORDS[rng.integers(len(WORDS))] if rng.random() < wrong else w for w in r) for r in references]
+
+    return system(0.33), system(0.30), [" ".join(r) for r in references]
+
+
+@pytest.mark.parametrize("name", ["BLEU", "CHRF"])
+def test_corpus_scores_agree_with_sacrebleus_paired_tests(name):
+    """sacrebleu's `ar` is this test; its `bs` counts one tail of absolute differences, half of both tails."""
+    import sacrebleu.metrics
+    from sacrebleu.significance import PairedTest
+
+    base, system, references = translations()
+    metric = getattr(sacrebleu.metrics, name)(references=[references])
+    theirs = {}
+    for test in ("ar", "bs"):
+        _, got = PairedTest([("base", base), ("system", system)], {name: metric}, references=None, test_type=test, n_samples=5000)()
+        theirs[test] = next(rows for key, rows in got.items() if key != "System")
+    a, b = (np.array(metric._extract_corpus_statistics(texts, None)) for texts in (base, system))
+    mine = paired(a, b, value=lambda sums: metric._compute_score_from_stats([int(x) for x in sums]).score)
+    assert mine.resamples == LOOPED
+    assert (mine.before, mine.after) == (pytest.approx(theirs["ar"][0].score), pytest.approx(theirs["ar"][1].score))
+    assert 0.01 < theirs["ar"][1].p_value < 0.5, "the data should be neither clear nor equal"
+    error = 4 * math.sqrt(theirs["ar"][1].p_value * (1 - theirs["ar"][1].p_value) * (1 / LOOPED + 1 / 5000))
+    assert mine.p_randomisation == pytest.approx(theirs["ar"][1].p_value, abs=error)
+    assert mine.p_bootstrap / 2 == pytest.approx(theirs["bs"][1].p_value, abs=error)
+    # half the width of sacrebleu's interval of one system's score; of a difference it is of the same order
+    assert 0.3 * theirs["bs"][1].ci < 1.96 * mine.se < 3 * theirs["bs"][1].ci
+
+
+def seeded(rng, seeds: int, items: int, gain: float, of_run: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Scores [S, N] of two systems: items of different difficulty, runs that are better or worse as a whole."""
+    easy = rng.normal(0, 1, items)
+    a, b = (easy + rng.normal(0, of_run, (seeds, 1)) + rng.normal(0, 1, (seeds, items)) for _ in range(2))
+    return a, b + gain
+
+
+def test_an_item_over_all_seeds_is_exchanged_at_once():
+    rng = np.random.default_rng(13)
+    a, b = seeded(rng, 3, 8, 0.5)
+    got = paired(a, b)
+    sums = (b - a).sum(0)  # [8]: exchanging an item in every seed flips the sign of its sum
+    exact = np.mean([abs(np.dot(signs, sums)) >= abs(sums.sum()) - 1e-9 for signs in product((-1, 1), repeat=8)])
+    assert got.p_randomisation == pytest.approx(exact) and 0 < exact < 1
+    assert (got.seeds, got.n, got.clusters) == (3, 8, 8)
+    assert got.diff == pytest.approx((b - a).mean())
+    # one run copied three times is no more evidence than the run itself
+    assert paired(np.tile(a[:1], (3, 1)), np.tile(b[:1], (3, 1))).p_randomisation == paired(a[0], b[0]).p_randomisation
+
+
+def test_the_value_of_several_runs_is_the_mean_of_their_corpus_values():
+    pairs = [counts(seed, 50, 0.05) for seed in (1, 2)]
+    a, b = (np.stack(side) for side in zip(*pairs, strict=True))
+    got = paired(a, b, value=ratio)
+    assert got.after == pytest.approx(np.mean([ratio(x.sum(0)) for x in b]))
+    assert got.after != pytest.approx(ratio(b.sum((0, 1))), abs=1e-9)
+
+
+def test_the_bootstrap_over_seeds_sees_that_runs_differ():
+    """20 runs with a spread of their own: the error of the difference is that of the runs, not of the many items."""
+    rng = np.random.default_rng(14)
+    a, b = seeded(rng, 20, 400, 0.0, of_run=0.5)
+    got = paired(a, b)
+    between = stats.sem((b - a).mean(1))
+    assert got.se == pytest.approx(between, rel=0.25)
+    assert got.se > 3 * paired(a.mean(0), b.mean(0)).se
+
+
+def test_unequal_seeds_and_statistics_without_a_metric_are_refused():
+    with pytest.raises(ValueError, match="one length"):
+        paired(np.zeros((2, 5)), np.zeros((3, 5)))
+    with pytest.raises(ValueError, match="one length"):
+        paired(np.zeros((2, 5, 3)), np.zeros((2, 5, 3)))
+
+
+def test_over_languages_is_scipys_paired_t_test():
+    a = {"deu": 30.1, "fin": 12.0, "jpn": 9.5, "ara": 11.0}
+    b = {"fin": 14.0, "deu": 31.0, "jpn": 12.5, "tur": 99.0, "ara": 11.5}
+    got = t_over_languages(a, b)
+    theirs = stats.ttest_rel([31.0, 14.0, 12.5, 11.5], [30.1, 12.0, 9.5, 11.0])
+    assert (got.n, got.t, got.p) == (4, pytest.approx(theirs.statistic), pytest.approx(theirs.pvalue))
+    assert got.diff == pytest.approx((0.9 + 2.0 + 3.0 + 0.5) / 4)
+
+
+def test_too_few_or_equal_languages_have_a_reason_and_no_p():
+    two = t_over_languages({"deu": 1.0, "fin": 2.0}, {"deu": 2.0, "fin": 2.5})
+    assert two.p is None and two.reason == "it needs 3 languages, there are 2" and two.diff == 0.75
+    same = t_over_languages({"deu": 1.0, "fin": 2.0, "jpn": 3.0}, {"deu": 1.1, "fin": 2.1, "jpn": 3.1})
+    assert same.p is None and "the same in every language" in same.reason
+    assert t_over_languages({}, {}).n == 0

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import json
 import os
 import sys
@@ -11,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from xalign.cache import digest_of, disk_error, write_json
-from xalign.compose import check_launcher, explain, help_text, package_folder
+from xalign.compose import check_launcher, complete, explain, help_text, package_folder
 from xalign.config import XalignError, make_run
 
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false",
          "DS_LOG_LEVEL": "error", "HYDRA_FULL_ERROR": "1", "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1"}
 
+
+COMMANDS = {"compare": "xalign.compare", "report": "xalign.report", "contamination": "xalign.data.contamination"}
 
 _raised: list[BaseException] = []
 
@@ -127,15 +130,22 @@ def split_arguments(argv: list[str]) -> tuple[list[str], list[str]]:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of ``python -m xalign`` and of the console script; returns the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    if argv and argv[0] in COMMANDS:
+        return importlib.import_module(COMMANDS[argv[0]]).main(argv[1:])
     if {"-h", "--help"} & set(argv):
         print(help_text())
         return 0
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
     overrides, flags = split_arguments(argv)
+    try:
+        overrides = complete(overrides)
+    except XalignError as e:
+        fail(str(e))
+        return 2
     multirun = bool({"-m", "--multirun"} & set(flags))
     experiments = package_folder("experiments")
-    sys.argv = ["xalign", *argv, f"hydra.searchpath=[file://{experiments.parent}]"]
+    sys.argv = ["xalign", *flags, *overrides, f"hydra.searchpath=[file://{experiments.parent}]"]
     if multirun:
         runs = next((o.split("=", 1)[1] for o in overrides if o.startswith("runs=")), "runs")
         sweep = Path(runs) / "sweeps" / digest_of(sorted(overrides))[:12]

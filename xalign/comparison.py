@@ -66,12 +66,14 @@ def entries(folders: Sequence[Path]) -> list[Entry]:
     references: dict[tuple[Any, ...], Entry] = {}
     for folder in dict.fromkeys(folders):
         rows = read_rows(folder)
-        langs = dict.fromkeys(r["lang"] for r in rows if r["lang"] != r["source"])
+        trained = any(r["when"] == "after" for r in rows)
+        langs = dict.fromkeys(r["lang"] for r in rows if not trained or r["lang"] != r["source"])
         for lang in langs:
-            gathered = lines(r for r in rows if r["lang"] in (lang, r["source"]))
+            gathered = lines(r for r in rows if r["lang"] == lang or trained and r["lang"] == r["source"])
             row = {**rows[0], "lang": lang}
-            runs.append(Entry(row["method"], folder, row, False, gathered, read_cost(folder)))
-            for when in dict.fromkeys(r["when"].partition(":")[2] or r["when"] for r in rows if r["when"] != "after"):
+            own = "after" if trained else "before"
+            runs.append(Entry(row["method"] if trained else row["backbone"], folder, row, False, gathered, read_cost(folder), own))
+            for when in dict.fromkeys(r["when"].partition(":")[2] or r["when"] for r in rows if r["when"] != own):
                 key = (lang, row["source"], row["backbone"], when)
                 label = "untrained" if when == "before" else when
                 references.setdefault(key, Entry(label, folder, row, True, gathered, when=when))
@@ -164,7 +166,7 @@ def _comparison_marks(rows: Sequence[Entry], columns: Sequence[tuple[bool, str, 
 def _differences(runs: Sequence[Entry]) -> list[str]:
     """What distinguishes runs of the same method: the configuration keys in which they differ, and every run's folder."""
     notes = []
-    configs = {e.folder: _flat_config(e.folder) for e in runs}
+    configs = {e.folder: flat_config(e.folder) for e in runs}
     for e in runs:
         alike = [configs[o.folder] for o in runs if o.row["method"] == e.row["method"]]
         keys = [k for k in configs[e.folder] if k.split(".")[0] not in ("lang", "seed", "source", "runs", "cache", "choices")
@@ -173,7 +175,7 @@ def _differences(runs: Sequence[Entry]) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-def _flat_config(folder: Path) -> dict[str, Any]:
+def flat_config(folder: Path) -> dict[str, Any]:
     """A run's config.yaml as dotted keys; empty if it is not there."""
     import yaml
 

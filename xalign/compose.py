@@ -14,10 +14,14 @@ HELP = """xalign: cross-lingual alignment of language models; one command a meth
 usage: python -m xalign [group=choice ...] [key=value ...]
        python -m xalign -m method=sft,t_sft,sdrrl lang=fin,jpn    a sweep: every combination, one table
        python -m xalign -m ... hydra/launcher=submitit_slurm_node  the same, each combination a job on a SLURM cluster
+       python -m xalign mode=evaluate backbone.name=PATH 'task=[belebele,xquad]' 'lang=[deu,ara]'   scores of any model as it is
        python -m xalign plan=true                                 show the stages, keys and costs, and stop
-       python -m xalign.report runs/A runs/B                      compare finished runs
+       python -m xalign compare runs/A runs/B                     finished runs: differences, p-values, who wins where
+       python -m xalign report runs/A runs/B                      finished runs in one table
+       python -m xalign contamination TRAIN.jsonl TEST.jsonl      which test items stand in training data
 """
 
+PLAIN = ("mode", "lang", "source", "seed", "plan", "runs", "cache")  # the keys that belong to no group
 PLUGINS = {"submitit": "hydra-submitit-launcher>=1.2", "joblib": "hydra-joblib-launcher>=1.2"}
 
 
@@ -58,7 +62,7 @@ def help_text() -> str:
     with open(package_folder("conf") / "config.yaml", encoding="utf-8") as f:
         for line in f:
             key = line.split(":")[0]
-            if key in ("lang", "source", "seed", "plan", "runs", "cache"):
+            if key in PLAIN:
                 value, _, text = line.split(":", 1)[1].partition("#")
                 lines.append(f"    {key + '=' + value.strip():<44} {text.strip()}")
     lines.append("\nEvery key of a choice can be set: method.code_switch=0 trainer.epochs=2 data.questions=100. The keys, with their"
@@ -67,11 +71,58 @@ def help_text() -> str:
 
 
 def keys_of(group: str, name: str) -> list[str]:
-    """Dotted keys that one YAML of a group defines."""
+    """Dotted keys that one YAML of a group defines, those of nodes inside it too."""
     import yaml
 
+    def walk(prefix: str, values: dict[str, Any]) -> list[str]:
+        own = [(f"{prefix}.{k}", v) for k, v in values.items() if k != "_target_"]
+        return [key for k, v in own for key in (k, *(walk(k, v) if isinstance(v, dict) else ()))]
+
     path = package_folder("conf") / group / f"{name}.yaml"
-    return [f"{group}.{k}" for k in yaml.safe_load(path.read_text(encoding="utf-8")) if k != "_target_"] if path.is_file() else []
+    return walk(f"task.{name}" if group == "task" else group, yaml.safe_load(path.read_text(encoding="utf-8"))) if path.is_file() else []
+
+
+def complete(overrides: list[str]) -> list[str]:
+    """The command line's overrides in the form that the configuration has.
+
+    ``task.KEY=V`` stands for ``task.NAME.KEY=V`` of every chosen task that has the key, and ``backbone.name=`` alone
+    chooses ``backbone=hf``.
+
+    Raises:
+        ConfigError: a key that no chosen task has, or one for a sweep over tasks.
+    """
+    keys = {o.lstrip("+").split("=", 1)[0] for o in overrides}
+    out = list(overrides)
+    if "backbone.name" in keys and not keys & {"backbone", "experiments"}:
+        out.insert(0, "backbone=hf")
+    short = [o for o in out if o.startswith("task.") and o.split("=", 1)[0].split(".")[1] not in offered("task")]
+    if not short:
+        return out
+    text = next((o.split("=", 1)[1] for o in reversed(overrides) if o.startswith("task=")), "")
+    text = text or _experiment_task(next((o.split("=", 1)[1] for o in overrides if o.startswith("experiments=")), "")) or defaults()["task"]
+    names = [name.strip() for name in text.strip("[] ").split(",")]
+    if len(names) > 1 and not text.lstrip().startswith("["):
+        raise ConfigError(f"{short[0]}: belongs to no one task of the sweep {text}; write 'task=[{text}]' (one run evaluates them all) or "
+                          f"{short[0].replace('task.', f'task.{names[0]}.', 1)}")
+    for o in short:
+        key = o.split("=", 1)[0].removeprefix("task.")
+        having = [n for n in names if n not in offered("task") or f"task.{n}.{key.split('.')[0]}" in keys_of("task", n)]
+        if not having:
+            every = [k.split(".")[-1] for name in names for k in keys_of("task", name)]
+            raise ConfigError(f"task.{key}: unknown key{nearest(key, every)} Keys: {', '.join(dict.fromkeys(every))}")
+        at = out.index(o)
+        out[at:at + 1] = [f"task.{name}.{o.removeprefix('task.')}" for name in having]
+    return out
+
+
+def _experiment_task(name: str) -> str:
+    """The task that an experiment's YAML chooses; empty if it leaves it."""
+    import yaml
+
+    path = package_folder("experiments") / f"{name}.yaml"
+    listed = yaml.safe_load(path.read_text(encoding="utf-8")).get("defaults", []) if name and path.is_file() else []
+    found = next((e["override /task"] for e in listed if isinstance(e, dict) and "override /task" in e), "")
+    return f"[{','.join(found)}]" if isinstance(found, list) else found
 
 
 def check_launcher(overrides: list[str], multirun: bool) -> str:
@@ -104,7 +155,7 @@ def explain(error: Exception, overrides: list[str]) -> ConfigError:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    parser, chosen = OverridesParser.create(), defaults()
+    parser, chosen = OverridesParser.create(), dict[str, Any](defaults())
     parsed: list[Any] = []
     for text in overrides:
         try:
@@ -114,16 +165,17 @@ def explain(error: Exception, overrides: list[str]) -> ConfigError:
     groups = {*Run.NODES, "experiments"}
     for o in parsed:
         if o.key_or_group in groups:
-            values = [str(v) for v in o.sweep_string_iterator()] if o.is_sweep_override() else [o.value()]
-            for value in values:
+            values = list(o.sweep_string_iterator()) if o.is_sweep_override() else o.value() if isinstance(o.value(), list) else [o.value()]
+            for value in map(str, values):
                 names = offered(o.key_or_group)
                 if value not in names:
                     return ConfigError(f"{o.key_or_group}={value}: no such {o.key_or_group}{nearest(value, names)} "
                                        f"Choices: {', '.join(names)}")
-            chosen[o.key_or_group] = str(values[0])
-    known = ["lang", "source", "seed", "plan", "runs", "cache", *groups]
-    for group, name in chosen.items():
-        known += keys_of(group, str(name))
+            chosen[o.key_or_group] = [str(v) for v in values]
+    known = [*PLAIN, *groups]
+    for group, names in chosen.items():
+        for name in names if isinstance(names, list) else [names]:
+            known += keys_of(group, str(name))
     for o in parsed:
         key = o.key_or_group
         if key not in known and not key.startswith("hydra"):

@@ -105,8 +105,12 @@ def build(values: dict[str, Any], key: str) -> Any:
     for name in values:
         if name not in names:
             raise ConfigError(f"{key}.{name}: unknown key{nearest(name, names)} Keys: {', '.join(sorted(names))}")
+    schema = OmegaConf.structured(cls)
+    for name in names:  # frozen classes inside a frozen class are read-only to merge
+        if OmegaConf.is_config(schema._get_node(name)):
+            OmegaConf.set_readonly(schema[name], False)
     try:
-        node = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), values))
+        node = OmegaConf.to_object(OmegaConf.merge(schema, values))
     except OmegaConfBaseException as e:
         where = f"{key}.{e.full_key}" if getattr(e, "full_key", None) else key
         raise ConfigError(f"{where}={values.get(e.full_key, '')}: {str(e).splitlines()[0]}") from None
@@ -119,7 +123,8 @@ class Run:
     """One checked run: what `python -m xalign` composes and every stage reads.
 
     The nodes' classes live beside their code (`xalign.methods`, `xalign.data` ...); this module only
-    knows that each is a `Node`.
+    knows that each is a `Node`. With ``mode="evaluate"`` only the backbone, the tasks, the metrics and the
+    tracker are used.
     """
 
     method: Any
@@ -129,9 +134,11 @@ class Run:
     dictionary: Any
     filter: Any
     translator: Any
-    task: Any
+    tasks: tuple[Any, ...]
+    metric: Any
     trainer: Any
     tracker: Any
+    mode: str = "train"
     lang: tuple[str, ...] = ("jpn",)
     source: str = "eng"
     seed: int = 0
@@ -140,12 +147,18 @@ class Run:
     cache: str = ""
     choices: dict[str, str] = field(default_factory=dict)
 
-    NODES = ("method", "backbone", "data", "parallel", "dictionary", "filter", "translator", "task", "trainer", "tracker")
+    NODES = ("method", "backbone", "data", "parallel", "dictionary", "filter", "translator", "task", "metric", "trainer", "tracker")
+    EVALUATING = ("backbone", "task", "metric", "tracker")  # the nodes that mode=evaluate uses
 
     @property
     def target(self) -> str:
         """The one target language; methods over several languages read `lang`."""
         return self.lang[0]
+
+    @property
+    def evaluated(self) -> tuple[str, ...]:
+        """The languages that are evaluated: the targets, and in training runs the source language too."""
+        return self.lang if self.mode == "evaluate" else (*self.lang, self.source)
 
 
 def check_language(code: str, key: str) -> str:
@@ -167,7 +180,7 @@ def make_run(config: dict[str, Any], chosen: dict[str, str]) -> Run:
         ConfigError: for the first unusable key, naming key, value and remedy.
     """
     config = dict(config)
-    known = {f.name for f in dataclasses.fields(Run)} - {"choices"}
+    known = {f.name for f in dataclasses.fields(Run)} - {"choices", "tasks"} | {"task"}
     for key in config:
         if key not in known:
             raise ConfigError(f"{key}: unknown key{nearest(key, known)}")
@@ -180,7 +193,10 @@ def make_run(config: dict[str, Any], chosen: dict[str, str]) -> Run:
     source = check_language(str(config.get("source")), "source")
     if len(set(langs)) < len(langs):
         raise ConfigError(f"lang={list(langs)}: lists a language twice; name each once")
-    if source in langs:
+    mode = config.get("mode")
+    if mode not in ("train", "evaluate"):
+        raise ConfigError(f"mode={mode}: must be one of train, evaluate{nearest(mode, ('train', 'evaluate'))}")
+    if source in langs and mode == "train":
         raise ConfigError(f"lang={source}: is also the source language; choose another lang or source")
     seed = config.get("seed")
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**31:
@@ -190,11 +206,25 @@ def make_run(config: dict[str, Any], chosen: dict[str, str]) -> Run:
     for key in ("runs", "cache"):
         if not isinstance(config.get(key), str) or not config[key]:
             raise ConfigError(f"{key}={config.get(key)}: must name a folder")
-    nodes = {name: build(config[name], name) for name in Run.NODES}
-    run = Run(lang=langs, source=source, seed=seed, plan=config["plan"], runs=config["runs"], cache=config["cache"],
-              choices=dict(chosen), **nodes)
-    for name in (*Run.NODES[1:], "method"):  # the method last: it asks whether the others fit together
-        hook = getattr(nodes[name], "check_run", None)
-        if hook:
-            hook(run)
+    nodes = {name: build(config[name], name) for name in Run.NODES if name != "task"}
+    run = Run(lang=langs, source=source, seed=seed, plan=config["plan"], runs=config["runs"], cache=config["cache"], mode=mode,
+              choices={k: ",".join(v) if isinstance(v, (list, tuple)) else v for k, v in chosen.items()},
+              tasks=build_tasks(config["task"]), **nodes)
+    for name in Run.EVALUATING if mode == "evaluate" else (*Run.NODES[1:], "method"):  # the method last: it asks whether the others fit
+        for node in run.tasks if name == "task" else (nodes[name],):
+            hook = getattr(node, "check_run", None)
+            if hook:
+                hook(run)
     return run
+
+
+def build_tasks(values: Any) -> tuple[Any, ...]:
+    """The checked nodes of all chosen tasks, from name → YAML node."""
+    if not isinstance(values, dict) or not values:
+        raise ConfigError(f"task={values}: name at least one task, e.g. task=belebele or 'task=[belebele,xquad]'")
+    if "_target_" in values:
+        raise ConfigError("task: its YAML has no place of its own; make '# @package task.NAME' its first line")
+    stray = [k for k, v in values.items() if not isinstance(v, dict)]
+    if stray:
+        raise ConfigError(f"task.{stray[0]}: unknown key; write task.NAME.{stray[0]}")
+    return tuple(build(node, f"task.{name}") for name, node in values.items())

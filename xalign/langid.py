@@ -45,8 +45,13 @@ def judge(text: str, lang: str) -> bool | None:
         return None
     if share < 0.5:
         return False
+    if language.script in ("Thai", "Khmr", "Hang", "Grek"):  # one language writes it; CLD3 takes Thai and Khmer for Marathi
+        return True
     text = text.strip()
     if len(text) < _MIN_CHARS[language.spaced] or language.spaced and len(text.split()) < _MIN_WORDS:
         return None
     found = _cld3().FindLanguage(text=text)
-    return found.language in language.cld3 if found.is_reliable else None
+    if not found.is_reliable:
+        return None
+    # CLD3 takes one Chinese text in fourteen for something else, but never Japanese for Chinese
+    return found.language != "ja" if language.script == "Hans" else found.language in language.cld3

@@ -116,7 +116,8 @@ def _prompts(run: Run) -> str:
 
 def _making(run: Run, base: str, cost: Mapping[str, Any]) -> str:
     """Choices, the method's and the trainer's settings, and what each stage cost."""
-    command = " ".join(f"{group}={run.choices[group]}" for group in Run.NODES if run.choices.get(group) and group != "tracker")
+    command = " ".join(f"'{group}=[{run.choices[group]}]'" if "," in run.choices[group] else f"{group}={run.choices[group]}"
+                       for group in Run.NODES if run.choices.get(group) and group != "tracker")
     lang = f"lang={run.lang[0]}" if len(run.lang) == 1 else f"'lang=[{','.join(run.lang)}]'"
     lines = [f"- base model: {base}", f"- choices: `python -m xalign {command} {lang} source={run.source} seed={run.seed}`, "
              "with the settings below"]
@@ -156,7 +157,7 @@ def _limits(run: Run) -> str:
     lines = ["- One run with one seed. The standard errors cover the choice of test items, not the choice of seed.",
              "- No safety tuning or safety test was done; the model keeps its base model's faults and may state false facts.",
              "- Scores of a trained model may reflect the format of the test as well as knowledge; compare with the baselines."]
-    if run.choices.get("data") == "lab" or run.choices.get("task") == "lab":
+    if run.choices.get("data") == "lab" or any(t.name == "lab" for t in run.tasks):
         lines.append("- Data of the built-in laboratory: short questions about capitals, languages, currencies and cities, "
                      "split by territory. Nothing is claimed about long answers or other subjects.")
     if run.choices.get("translator") == "lab":

@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -18,28 +18,34 @@ from xalign.cache import Artifact, Cache, Stage, digest_of, disk_error, write_js
 from xalign.config import Run
 from xalign.data.examples import read_jsonl, write_jsonl
 
+if TYPE_CHECKING:
+    from xalign.tasks.base import Task
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """Everything one run will make.
 
     Attributes:
-        weights, model: the untrained and the trained backbone.
-        overlap: the check that no test fact or test n-gram stands in the training rows.
-        before, after: language → evaluation of the untrained and of the trained model.
+        weights: the untrained backbone.
+        before, after: (task, language) → scores of the untrained and of the trained model.
+        absent: what a task cannot evaluate: (task, language, reason).
+        overlap, model: the check that no test item stands in the training rows, and the trained backbone; None with
+            mode=evaluate.
     """
 
     weights: Stage
-    overlap: Stage
-    model: Stage
-    before: dict[str, Stage]
-    after: dict[str, Stage]
+    before: dict[tuple[str, str], Stage]
+    after: dict[tuple[str, str], Stage]
+    absent: list[tuple[Task, str, str]]
+    overlap: Stage | None = None
+    model: Stage | None = None
 
     def stages(self) -> list[Stage]:
         """All stages in the order in which they run, each once."""
         seen: dict[str, Stage] = {}
         for last in (self.weights, *self.before.values(), self.overlap, self.model, *self.after.values()):
-            for stage in last.all():
+            for stage in last.all() if last else ():
                 seen.setdefault(stage.key, stage)
         return list(seen.values())
 
@@ -49,21 +55,28 @@ def make_plan(run: Run) -> Plan:
     from xalign.data.overlap import overlap_stage
     from xalign.tasks.evaluate import evaluation
 
-    weights, model = run.backbone.weights(run), run.method.model_stage(run)
-    languages, frame = (*run.lang, run.source), run.method.frame(run)
-    before = {lang: evaluation(run, weights, lang, baselines=True) for lang in languages}
-    overlap = overlap_stage(run, run.method.training_rows(run), list(before.values()))
-    return Plan(weights, overlap, model, before,
-                {lang: evaluation(run, model, lang, baselines=False, frame=frame) for lang in languages})
+    weights = run.backbone.weights(run)
+    pairs = [(task, lang, task.lacks(run, lang)) for task in run.tasks for lang in run.evaluated]
+    absent, possible = [p for p in pairs if p[2]], [(task, lang) for task, lang, lacking in pairs if not lacking]
+    before = {(t.name, lang): evaluation(run, weights, t, lang, baselines=True) for t, lang in possible}
+    if run.mode == "evaluate":
+        return Plan(weights, before, {}, absent)
+    model, frame = run.method.model_stage(run), run.method.frame(run)
+    overlap = overlap_stage(run, run.method.training_rows(run), [s.inputs[0] for s in before.values()])
+    after = {(t.name, lang): evaluation(run, model, t, lang, baselines=False, frame=frame, opponent=before[t.name, lang])
+             for t, lang in possible}
+    return Plan(weights, before, after, absent, overlap, model)
 
 
 def run_folder(run: Run, plan: Plan) -> Path:
     """The run's folder: named by its choices and by what decides its content, never by the clock."""
     pick = run.choices.get
-    identity = digest_of([plan.model.key, *sorted(s.key for s in (*plan.before.values(), *plan.after.values()))])[:8]
+    scores = sorted(s.key for s in (*plan.before.values(), *plan.after.values()))
+    identity = digest_of([*([plan.model.key] if plan.model else []), *scores])[:8]
     origin = "" if run.source == "eng" else f"-from-{run.source}"
     langs = "_".join(run.lang) if len(run.lang) <= 6 else f"{len(run.lang)}langs"
-    return Path(run.runs) / f"{pick('method')}-{langs}{origin}-{pick('backbone')}-s{run.seed}-{identity}"
+    what = "-".join(["evaluate", *(t.name for t in run.tasks)][:4]) if run.mode == "evaluate" else pick("method")
+    return Path(run.runs) / f"{what}-{langs}{origin}-{pick('backbone')}-s{run.seed}-{identity}"
 
 
 def clock(seconds: float) -> str:
@@ -80,8 +93,13 @@ def print_plan(run: Run, plan: Plan, cache: Cache, folder: Path) -> None:
     """The table of stages with key, state and estimated cost."""
     out, left = console(), 0.0
     pick = run.choices.get
-    out.print(f"[bold]{pick('method')}[/] {run.source} → {', '.join(run.lang)} · backbone {pick('backbone')} · data {pick('data')} "
-              f"· translator {pick('translator')} · trainer {pick('trainer')} · seed {run.seed}")
+    tasks = ", ".join(t.name for t in run.tasks)
+    if run.mode == "evaluate":
+        out.print(f"[bold]evaluate[/] {tasks} · {', '.join(run.lang)} · backbone {pick('backbone')} {getattr(run.backbone, 'name', '')}",
+                  soft_wrap=True)
+    else:
+        out.print(f"[bold]{pick('method')}[/] {run.source} → {', '.join(run.lang)} · backbone {pick('backbone')} · data {pick('data')} "
+                  f"· translator {pick('translator')} · trainer {pick('trainer')} · task {tasks} · seed {run.seed}", soft_wrap=True)
     table = Table(box=None, pad_edge=False)
     for column, justify in (("stage", "left"), ("key", "left"), ("state", "left"), ("estimate", "right")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
@@ -91,8 +109,11 @@ def print_plan(run: Run, plan: Plan, cache: Cache, folder: Path) -> None:
         state = "[green]hit[/]" if hit else "[yellow]continue[/]" if started else "miss"
         table.add_row(stage.title, stage.key[:12], state, "" if hit else f"~{clock(stage.seconds)}")
     out.print(table)
+    for _, _, reason in plan.absent:
+        out.print(f"absent: {reason}", soft_wrap=True, markup=False)
     out.print(f"estimated {clock(left)} on two CPU cores · cache {cache.root} · results {folder}\n", soft_wrap=True)
-    print_memory(run, plan, cache, out)
+    if plan.model:
+        print_memory(run, plan, cache, out)
 
 
 def print_memory(run: Run, plan: Plan, cache: Cache, out: Console) -> None:
@@ -162,7 +183,9 @@ def execute(run: Run) -> Path:
     if run.plan:
         return folder
     from xalign.report import print_run
+    from xalign.results import finish_tracker
 
+    retry_failed(plan, cache)
     if (folder / "run.json").is_file() and all(cache.has(s) for s in plan.stages()):
         out.print("finished earlier; nothing to do")
         print_run(folder)
@@ -180,9 +203,17 @@ def execute(run: Run) -> Path:
         tracker.finish(failed=True)
         raise
     tracker.finish()
-    out.print(f"\nresults  {folder}\nmodel    {folder / 'model'}\ntook     {clock(time.perf_counter() - began)}, "
+    model = f"model    {folder / 'model'}\n" if plan.model else ""
+    out.print(f"\nresults  {folder}\n{model}took     {clock(time.perf_counter() - began)}, "
               f"peak memory {cost['peak_gib']:.1f} GiB", soft_wrap=True)
     return folder
+
+
+def retry_failed(plan: Plan, cache: Cache) -> None:
+    """Drop scores that lack a metric because something failed (no network, no interpreter); their predictions stay."""
+    for stage in (*plan.before.values(), *plan.after.values()):
+        if cache.has(stage) and cache.get(stage).receipt["facts"].get("failed"):
+            shutil.rmtree(cache.folder(stage), ignore_errors=True)
 
 
 def speed(facts: dict[str, Any]) -> str:
@@ -215,14 +246,49 @@ def carry_out(run: Run, plan: Plan, cache: Cache, folder: Path, tracker: Any, ou
     """Run every stage and write the run's files; returns (rows, cost)."""
     from omegaconf import OmegaConf
 
-    import xalign.training.stage as training
+    from xalign.data.overlap import overlap_lines
+    from xalign.results import collect_rows, export_model, export_predictions
+    from xalign.tables import show
+    from xalign.tasks.evaluate import forget
 
     cached = {s.key for s in plan.stages() if cache.has(s)}
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(plain(run))), encoding="utf-8")
-    before = {lang: cache.get(stage) for lang, stage in plan.before.items()}
-    overlap = cache.get(plan.overlap).receipt["facts"]
-    out.print(f"         training rows {overlap['rows']}: test facts in training {overlap['fact_leaks']}, "
-              f"{overlap['n']}-gram overlap with the tests {overlap['overlapping']} of {overlap['tests']}")
+    before = {key: cache.get(stage) for key, stage in plan.before.items()}
+    forget()
+    overlap = model = None
+    if plan.overlap and plan.model:
+        overlap = cache.get(plan.overlap).receipt["facts"]
+        line, grid = overlap_lines(overlap)
+        out.print(f"         {line}", soft_wrap=True)
+        if grid:
+            show([grid])
+        model = train(plan, cache, tracker, out)
+    after = {key: cache.get(stage) for key, stage in plan.after.items()}
+    forget()
+    rows = collect_rows(run, plan, folder, before, after)
+    receipts = [dict(cache.get(s).receipt, cached=s.key in cached) for s in plan.stages()]
+    cost = {"seconds": round(sum(r["seconds"] for r in receipts), 1),
+            "seconds_this_run": round(time.perf_counter() - began, 1),
+            "train_seconds": round(sum(r["seconds"] for r in receipts if "course" in r["facts"]), 1),
+            "device_hours": round(sum(r["device_hours"] for r in receipts), 4),
+            "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+            "stages": [{k: r[k] for k in ("label", "key", "seconds", "cached", "facts")} for r in receipts]}
+    write_jsonl(folder / "rows.jsonl", rows)
+    write_json(folder / "receipts.json", receipts)
+    export_predictions(folder, plan, cache)
+    if model:
+        export_model(run, folder, model, rows, cost)
+    write_json(folder / "run.json", {"name": folder.name, "mode": run.mode, "choices": run.choices, "lang": list(run.lang),
+                                     "source": run.source, "seed": run.seed, "model": (plan.model or plan.weights).key,
+                                     "overlap": overlap, "cost": cost})
+    return rows, cost
+
+
+def train(plan: Plan, cache: Cache, tracker: Any, out: Console) -> Artifact:
+    """The trained model, its curves sent to the tracker and its course printed."""
+    import xalign.training.stage as training
+
+    assert plan.model
     training.on_log = lambda record: tracker.log(record, record.get("step"))
     trained = cache.has(plan.model)
     try:
@@ -237,83 +303,4 @@ def carry_out(run: Run, plan: Plan, cache: Cache, folder: Path, tracker: Any, ou
             shown = ", ".join(f"{name} {a:.3f} → {b:.3f}" for name, (a, b) in ends.items())
             out.print(f"         [dim]{stage.title}:[/] {shown}", soft_wrap=True)
             out.print(f"         [dim]{stage.title}:[/] {speed(cache.get(stage).receipt['facts'])}", soft_wrap=True)
-    after = {lang: cache.get(stage) for lang, stage in plan.after.items()}
-    rows = collect_rows(run, folder, before, after)
-    receipts = [dict(cache.get(s).receipt, cached=s.key in cached) for s in plan.stages()]
-    cost = {"seconds": round(sum(r["seconds"] for r in receipts), 1),
-            "seconds_this_run": round(time.perf_counter() - began, 1),
-            "train_seconds": round(sum(r["seconds"] for r in receipts if "course" in r["facts"]), 1),
-            "device_hours": round(sum(r["device_hours"] for r in receipts), 4),
-            "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
-            "stages": [{k: r[k] for k in ("label", "key", "seconds", "cached", "facts")} for r in receipts]}
-    write_jsonl(folder / "rows.jsonl", rows)
-    write_json(folder / "receipts.json", receipts)
-    export_predictions(folder, {"before": before, "after": after})
-    export_model(run, folder, model, rows, cost)
-    write_json(folder / "run.json", {"name": folder.name, "choices": run.choices, "lang": list(run.lang), "source": run.source,
-                                     "seed": run.seed, "model": plan.model.key, "overlap": overlap, "cost": cost})
-    return rows, cost
-
-
-def collect_rows(run: Run, folder: Path, before: dict[str, Artifact], after: dict[str, Artifact]) -> list[dict[str, Any]]:
-    """Every score as a row in long format; rows after training carry the paired comparison with before."""
-    from xalign.analysis.significance import paired
-    from xalign.tasks.evaluate import per_example
-
-    pick = run.choices.get
-    shared = {"run": folder.name, "method": pick("method"), "source": run.source, "backbone": pick("backbone"), "seed": run.seed}
-    rows = []
-    for lang in before:
-        old, new = per_example(before[lang]), per_example(after[lang])
-        for score in read_jsonl(before[lang].file("scores.jsonl")):
-            when = "before" if score["name"] == "model" else f"baseline:{score['name']}"
-            rows.append({**shared, **{k: v for k, v in score.items() if k != "name"}, "when": when})
-        for score in read_jsonl(after[lang].file("scores.jsonl")):
-            row = {**shared, **{k: v for k, v in score.items() if k != "name"}, "when": "after"}
-            a, b = (values.get((score["task"], score["metric"]), {}) for values in (old, new))
-            ids = sorted(set(a) & set(b))
-            if ids:
-                test = paired([a[i][0] for i in ids], [b[i][0] for i in ids], clusters=[a[i][1] for i in ids])
-                row |= {"diff": test.diff, "diff_se": test.se, "p": test.p_randomisation,
-                        "pairs": len(ids), "detectable": test.detectable(scale=100 if row["metric"] in ("bleu", "chrf") else 1)}
-            rows.append(row)
-    return rows
-
-
-def link(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source` without a second copy where the file system allows it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
-def export_predictions(folder: Path, evaluations: dict[str, dict[str, Artifact]]) -> None:
-    """predictions/<when>/<lang>/<task>.jsonl"""
-    for when, artifacts in evaluations.items():
-        for lang, artifact in artifacts.items():
-            for path in sorted(artifact.path.glob("predictions.*.jsonl")):
-                link(path, folder / "predictions" / when / lang / path.name.removeprefix("predictions."))
-            link(artifact.file("examples.jsonl"), folder / "predictions" / when / lang / "per_example_scores.jsonl")
-
-
-def export_model(run: Run, folder: Path, model: Artifact, rows: list[dict[str, Any]], cost: dict[str, Any]) -> None:
-    """The trained model in the hub's format with its card."""
-    from xalign.modelcard import write_card
-
-    skip = {"receipt.json", "log.jsonl"}
-    for path in sorted(p for p in model.path.rglob("*") if p.is_file() and p.name not in skip):
-        link(path, folder / "model" / path.relative_to(model.path))
-    link(model.file("log.jsonl"), folder / "log.jsonl")
-    write_card(folder / "model", run, rows, cost)
-
-
-def finish_tracker(tracker: Any, rows: list[dict[str, Any]], cost: dict[str, Any]) -> None:
-    """The final scores as a summary and as a table."""
-    final = [r for r in rows if r["value"] is not None]
-    tracker.summary({f"{r['when']}/{r['lang']}/{r['task']}/{r['metric']}": r["value"] for r in final
-                     if r["when"] in ("before", "after")} | {f"cost/{k}": v for k, v in cost.items() if isinstance(v, (int, float))})
-    columns = ["lang", "task", "metric", "when", "value", "se", "n", "diff", "p", "signature"]
-    tracker.table("scores", columns, [[r.get(c) for c in columns] for r in final])
+    return model

@@ -21,10 +21,15 @@ BASELINES_WIDTH = 27  # characters; more go on a second line
 
 
 def before_after(rows: Iterable[Row]) -> list[Grid]:
-    """One table a language: baselines, before, after, paired difference, p, and what n could have shown."""
+    """One table a language: baselines, before, after, paired difference, p, and what n could have shown.
+
+    Where nothing was trained: one table of all languages instead.
+    """
     grids = []
     rows = [r for r in rows if "." not in r["metric"]]  # one relation alone: in rows.jsonl, too many for a table
     gathered = lines(rows)
+    if not any(line.after for line in gathered):
+        return [_score_grid(gathered)]
     for lang in dict.fromkeys(line.lang for line in gathered):
         source = next(r["source"] for r in rows if r["lang"] == lang)
         grids.append(_language_grid(lang, lang == source, [line for line in gathered if line.lang == lang]))
@@ -64,6 +69,31 @@ def _language_grid(lang: str, is_source: bool, gathered: list[Line]) -> Grid:
     if any(line.lower for line in shown):
         grid.notes.append("off_target: lower is better.")
     grid.notes += absences(gathered) + signatures(shown)
+    return grid
+
+
+def _score_grid(gathered: list[Line]) -> Grid:
+    """Scores of one model as it is: a row a metric, a column a language."""
+    langs = list(dict.fromkeys(line.lang for line in gathered))
+    grid = Grid(f"scores of the model as it is: {', '.join(langs)}", ["metric", *langs])
+    place = {(line.task_name, line.metric, line.lang): line for line in gathered}
+    for task in dict.fromkeys(line.task_name for line in gathered):
+        grid.rows.append([task])
+        for metric in dict.fromkeys(line.metric for line in gathered if line.task_name == task):
+            cells = []
+            for lang in langs:
+                line = place.get((task, metric, lang))
+                base = f"\n{_baselines(line)[0]}" if line and line.baselines else ""
+                n = f"\nn {line.before['n']}" if line and line.before and is_number(line.before["value"]) else ""
+                cells.append(score(line.before if line else None, percent(metric)) + n + base)
+            if any(cell not in (MISSING, "absent") for cell in cells):
+                grid.rows.append([metric, *cells])
+        if len(grid.rows[-1]) == 1:
+            grid.rows.pop()
+    grid.notes.append("± standard error; below it n, and what needs no model or no training.")
+    if any(line.lower for line in gathered):
+        grid.notes.append("off_target: lower is better.")
+    grid.notes += absences(gathered) + signatures(gathered)
     return grid
 
 

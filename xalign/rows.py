@@ -21,7 +21,7 @@ STARS = "* p<.05; ** also after Holm's correction over the {k} tests of this tab
 
 def percent(metric: str) -> bool:
     """True for metrics that run from 0 to 100."""
-    return metric.lower().startswith(("bleu", "chrf"))
+    return metric.lower().startswith(("bleu", "chrf", "rouge"))
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
@@ -125,13 +125,15 @@ def score(row: Row | None, pc: bool) -> str:
 def absences(gathered: Iterable[Line]) -> list[str]:
     """One note a reason, naming the metrics that have no value for it."""
     notes: dict[str, dict[str, None]] = {}
+    gathered = list(gathered)
+    several = any(line.after for line in gathered)
     for line in gathered:
         rows = {"before": line.before, "after": line.after, **line.baselines}
         lacking = {when: row.get("reason") or "no reason given" for when, row in rows.items()
                    if row and not is_number(row["value"])}
         for reason in dict.fromkeys(lacking.values()):
             when = [w for w in lacking if lacking[w] == reason]
-            which = "" if len(when) == len(lacking) >= 2 else f" ({', '.join(when)})"
+            which = "" if not several or len(when) == len(lacking) >= 2 else f" ({', '.join(when)})"
             notes.setdefault(reason, {})[f"{line.task_name} {line.metric}{which}"] = None
     return [f"absent: {', '.join(which)}: {reason}" for reason, which in notes.items()]
 

@@ -165,25 +165,37 @@ class CausalBackbone(Trainable):
                 for got, (_, own), texts_ in zip(sums, rows, options, strict=True)]
 
     def generate(self, prompts: Sequence[str], max_new_tokens: int, stop_newline: bool = False,
-                 shots: Sequence[tuple[str, str]] = (), each: Callable[[int, str], None] | None = None) -> list[str]:
-        """Greedy answers, in the prompts' order.
+                 shots: Sequence[tuple[str, str]] = (), each: Callable[[int, str], None] | None = None, raw_text: bool = False,
+                 stop: Sequence[str] = (), beams: int = 1) -> list[str]:
+        """Answers in the prompts' order, without special tokens and the whitespace around them.
 
         Args:
+            prompts: instructions, or with `raw_text` the literal text before the answer.
             max_new_tokens: cap per answer.
             stop_newline: end an answer at its first line break after some text.
-            each: called with (index, answer) as soon as a batch is done, e.g. to write it down.
+            shots: (question, answer) turns before every prompt; not with `raw_text`.
+            each: called with (index, answer) as soon as the answer is finished, e.g. to write it down; not in the prompts' order.
+            stop: end an answer before the first of these strings.
+            beams: 1 decodes greedily.
         """
-        from xalign.backbones.decoding import greedy_batches
+        from xalign.backbones.decoding import decode
 
-        rows = [self._fit(ids, max_new_tokens) for ids in self.encode_prompts(prompts, shots)]
+        rows = [self._fit(ids, max_new_tokens) for ids in (self._ids(list(prompts)) if raw_text else self.encode_prompts(prompts, shots))]
         texts = [""] * len(rows)
-        ends = self._is_break if stop_newline else None
-        for indices, tokens in greedy_batches(self.model, rows, max_new_tokens, self.stop, ends):
-            for i, answer in zip(indices, self.tokenizer.batch_decode(tokens, skip_special_tokens=True), strict=True):
-                answer = answer.strip()
-                texts[i] = answer.split("\n")[0].strip() if stop_newline else answer
-                if each:
-                    each(i, texts[i])
+        window = max((len(s.encode()) for s in stop), default=0) + 4  # tokens that can hold a stop string
+
+        def ends(tokens: list[int]) -> bool:
+            if stop_newline and self._is_break(tokens):
+                return True
+            tail = self.tokenizer.decode(tokens[-window:], skip_special_tokens=True) if stop else ""
+            return any(s in tail for s in stop)
+
+        for i, tokens in decode(self.model, rows, max_new_tokens, self.stop, ends if stop_newline or stop else None, beams):
+            text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+            text = text[:min((at for at in map(text.find, stop) if at >= 0), default=len(text))].strip()
+            texts[i] = text.split("\n")[0].strip() if stop_newline else text
+            if each:
+                each(i, texts[i])
         return texts
 
     def _is_break(self, tokens: list[int]) -> bool:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xalign.cache import Artifact, Stage
-from xalign.config import ConfigError, Node, within
+from xalign.config import Node, within
 from xalign.data.examples import Example, read_examples, read_jsonl, write_jsonl
 from xalign.languages import LANGUAGES
+from xalign.metrics.comet import Quality, check_checkpoint, check_python, checkpoint_params, comet_scores
 
 if TYPE_CHECKING:
     from xalign.config import Run
@@ -61,15 +62,16 @@ class Filters(Node):
 
     def check_run(self, run: Run) -> None:
         """Raise ConfigError for a checkpoint or interpreter that is not there."""
-        if self.cometkiwi and self.cometkiwi.endswith(".ckpt") and not Path(self.cometkiwi).expanduser().is_file():
-            raise ConfigError(f"filter.cometkiwi={self.cometkiwi}: no such file; name a checkpoint, a hub id, or null for none")
-        if self.comet_python and not Path(self.comet_python).expanduser().is_file():
-            raise ConfigError(f"filter.comet_python={self.comet_python}: no such interpreter; name one that has unbabel-comet")
+        if self.cometkiwi:
+            check_checkpoint("filter.cometkiwi", self.cometkiwi, references=False)
+        if self.comet_python:
+            check_python("filter.comet_python", self.comet_python)
 
     def params(self) -> dict[str, Any]:
         """What decides which translations stay."""
         values = {name: getattr(self, name) for name in ("html", "max_words", "max_word_chars", "max_ratio", "langid", "dedup")}
-        return {**values, "cometkiwi": self.cometkiwi, "threshold": self.threshold if self.cometkiwi else None}
+        checkpoint = checkpoint_params(self.cometkiwi) if self.cometkiwi else None
+        return {**values, "cometkiwi": checkpoint, "threshold": self.threshold if self.cometkiwi else None}
 
     def rule(self, original: str, text: str, source: str, lang: str) -> str | None:
         """The first of the per-text rules that drops `text`, the translation of `original` into `lang`; None keeps it."""
@@ -136,20 +138,21 @@ class Filters(Node):
         def work(folder: Path, inputs: list[Artifact]) -> dict[str, Any]:
             originals = read_examples(inputs[0].file("examples.jsonl"))
             records = list(read_jsonl(inputs[1].file("examples.jsonl")))
-            quality = self._quality(originals, records) if self.cometkiwi else None
-            kept, facts = self.apply(originals, records, run.source, lang, quality)
+            quality = self._quality(originals, records)
+            kept, facts = self.apply(originals, records, run.source, lang, quality.scores if quality else None)
             write_jsonl(folder / "examples.jsonl", kept)
-            return {**facts, "cometkiwi": self.cometkiwi or "no checkpoint, not applied"}
+            return {**facts, "cometkiwi": quality.signature if quality else
+                    "no text to score" if self.cometkiwi else "no checkpoint, not applied"}
 
         return Stage("filter", 1, {**self.params(), "source": run.source, "lang": lang}, work, inputs=(source, translated),
                      seconds=1, label=f"filter {source.name} {run.source}→{lang}")
 
-    def _quality(self, originals: Sequence[Example], records: Sequence[Mapping[str, Any]]) -> list[float]:
-        from xalign.data.comet import quality_scores
-
-        pairs = [(getattr(example, side), record[side]) for example, record in zip(originals, records, strict=True)
-                 for side in SIDES if record[side] is not None]
-        return quality_scores(pairs, str(self.cometkiwi), self.comet_python)
+    def _quality(self, originals: Sequence[Example], records: Sequence[Mapping[str, Any]]) -> Quality | None:
+        """The scores that `apply` takes; None without a checkpoint or without translations."""
+        rows = [{"src": getattr(example, side), "mt": record[side]} for example, record in zip(originals, records, strict=True)
+                for side in SIDES if record[side] is not None]
+        return comet_scores(rows, self.cometkiwi, references=False, python=self.comet_python, key="filter.cometkiwi",
+                            python_key="filter.comet_python") if self.cometkiwi and rows else None
 
 
 def _unjudged(text: str, lang: str) -> bool:

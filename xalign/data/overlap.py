@@ -1,45 +1,35 @@
-"""Does anything of the test occur in training? n-grams of any text, and the laboratory's facts."""
+"""Does anything of the tests occur in training? n-grams of any text, and the laboratory's facts."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from xalign.cache import Artifact, Stage
+from xalign.data.contamination import EXAMPLES, ItemSet, N, contamination, overlap_grid
 from xalign.data.examples import Example, read_examples, read_jsonl, write_jsonl
+from xalign.data.ngrams import ngrams
 
 if TYPE_CHECKING:
     from xalign.config import Run
-
-# Scripts written without spaces: their n-grams are counted over characters.
-UNSPACED = re.compile(r"[\u0e00-\u0e7f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
-CHARACTERS_A_WORD = 3
+    from xalign.tables import Grid
 
 
-def _ngrams(text: str, n: int) -> set[tuple[str, ...]]:
-    text = text.casefold()
-    if len(UNSPACED.findall(text)) > len(text) / 2:
-        tokens, n = list(re.sub(r"\s+", "", text)), n * CHARACTERS_A_WORD
-    else:
-        tokens = re.findall(r"\w+", text)
-    return {tuple(tokens[i:i + n]) for i in range(len(tokens) - n + 1)}
-
-
-def ngram_overlap(train_texts: Iterable[str], test_texts: Iterable[str], n: int = 8) -> dict[str, Any]:
+def ngram_overlap(train_texts: Iterable[str], test_texts: Iterable[str], n: int = N) -> dict[str, Any]:
     """How many test texts share an n-gram of words (3n characters for unspaced scripts) with training.
 
     Returns:
         n, test_texts, long_enough (texts of at least n words), overlapping (texts), shared_ngrams, and up to three examples.
     """
-    train: set[tuple[str, ...]] = set()
-    for text in train_texts:
-        train |= _ngrams(text, n)
     texts = list(test_texts)
-    grams = [_ngrams(text, n) for text in texts]
-    hits = [(text, found & train) for text, found in zip(texts, grams) if found & train]
-    return {"n": n, "test_texts": len(texts), "long_enough": sum(bool(g) for g in grams), "overlapping": len(hits),
-            "shared_ngrams": len(set().union(*(shared for _, shared in hits))), "examples": [text for text, _ in hits[:3]]}
+    grams = ngrams(texts, n)
+    hit = grams.shared(ngrams(train_texts, n).hashes)
+    places = np.unique(grams.owner[hit])
+    return {"n": n, "test_texts": len(texts), "long_enough": len(np.unique(grams.owner)), "overlapping": len(places),
+            "shared_ngrams": len(np.unique(grams.hashes[hit])), "examples": [texts[i] for i in places[:EXAMPLES]]}
 
 
 def fact_leaks(examples: Iterable[Example], langs: Sequence[str]) -> list[str]:
@@ -98,30 +88,51 @@ def _find_terms(text: str, table: list[tuple[str, set[str]]], spaced: bool, pres
                 present.setdefault(term, set()).add(form)
 
 
-def overlap_stage(run: Run, rows: Sequence[Stage], evaluations: Sequence[Stage]) -> Stage:
-    """Check the rows of all training stages against everything that `evaluations` of the untrained model asked.
+def overlap_stage(run: Run, rows: Sequence[Stage], predictions: Sequence[Stage]) -> Stage:
+    """Check the rows of all training stages against everything that `predictions` of the untrained model were asked for.
 
-    The facts of its receipt: rows, tests, n, overlapping (test texts that share an n-gram), fact_leaks (training
-    rows that state a test fact of the laboratory), and examples of both.
+    The facts of its receipt: rows, tests (items), n, long_enough, overlapping and whole (items, with any training set),
+    fact_leaks (training rows that state a test fact of the laboratory; None where the laboratory is not a task) and table, the
+    facts of `contamination`. Examples are in ``overlap.jsonl``, the leaking rows' ids in ``fact_leaks.jsonl``.
     """
+    languages = [run.source, *run.lang]
+    lab = any(task.name == "lab" for task in run.tasks)
+
     def work(folder: Path, inputs: list[Artifact]) -> dict[str, Any]:
         examples = [e for a in inputs[:len(rows)] for e in read_examples(a.file("rows.jsonl"))]
-        paths = [path for a in inputs[len(rows):] for path in sorted(a.path.glob("predictions.*.jsonl"))]
-        tests = [_test_text(record) for path in paths for record in read_jsonl(path)]
-        found = ngram_overlap((f"{e.prompt}\n{e.response}" for e in examples), tests)
-        leaks = fact_leaks(examples, (run.source, *run.lang))
-        write_jsonl(folder / "overlap.jsonl", [{**found, "fact_leaks": leaks}])
-        return {"rows": len(examples), "tests": len(tests), "n": found["n"], "long_enough": found["long_enough"],
-                "overlapping": found["overlapping"], "fact_leaks": len(leaks)}
+        sets: dict[str, list[tuple[str, str, str]]] = {}
+        for e in examples:
+            sets.setdefault(e.source or e.subset or "rows", []).append((e.id, e.prompt, e.response))
+        table, kept = contamination(sets, list(item_sets(inputs[len(rows):])))
+        leaks = fact_leaks(examples, languages) if lab else None
+        write_jsonl(folder / "overlap.jsonl", kept)
+        write_jsonl(folder / "fact_leaks.jsonl", ({"id": i} for i in leaks or ()))
+        total = {k: sum(t[k] for t in table["tests"]) for k in ("items", "long_enough", "overlapping", "whole")}
+        return {"rows": len(examples), "tests": total.pop("items"), "n": table["n"], **total,
+                "fact_leaks": None if leaks is None else len(leaks), "table": table}
 
-    return Stage("overlap", 2, {"languages": [run.source, *run.lang]}, work, (*rows, *evaluations), 3,
-                 "overlap of training rows and tests")
+    return Stage("overlap", 3, {"languages": languages, "lab": lab}, work, (*rows, *predictions), 3, "overlap of training rows and tests")
 
 
-def _test_text(record: Mapping[str, Any]) -> str:
-    """What a test item gives away: question and right answer, or text and reference; never the instruction around it."""
-    if "options" in record:
-        return f"{record['question']}\n{record['options'][record['gold']]}"
-    if "reference" in record:
-        return f"{record['text']}\n{record['reference']}"
-    return f"{record['prompt']}\n{' '.join(record['answers'])}"
+def item_sets(predictions: Iterable[Artifact]) -> Iterator[ItemSet]:
+    """The items of every journal of predictions by task and language, those that were asked twice (with shots) once."""
+    seen: set[tuple[str, tuple[str, ...]]] = set()
+    for artifact in predictions:
+        lang = artifact.receipt["params"]["lang"]
+        for path in sorted(artifact.path.glob("predictions.*.jsonl"), key=lambda p: p.name.split(".")):
+            found: dict[str, ItemSet] = {}
+            for record in read_jsonl(path):
+                task = record.get("task") or path.name.split(".")[1]
+                found.setdefault(task, ItemSet(task, lang)).add(record)
+            for test in found.values():
+                if (key := (lang, tuple(test.texts))) not in seen:
+                    seen.add(key)
+                    yield test
+
+
+def overlap_lines(facts: Mapping[str, Any]) -> tuple[str, Grid | None]:
+    """What a run prints of the stage's facts: one line and, where anything overlaps, the table."""
+    leaks = "" if facts["fact_leaks"] is None else f"test facts in training {facts['fact_leaks']}, "
+    line = (f"training rows {facts['rows']}: {leaks}{facts['n']}-gram overlap with {facts['overlapping']} of {facts['tests']} test items, "
+            f"{facts['whole']} whole items in training")
+    return line, overlap_grid(facts["table"]) if facts["overlapping"] or facts["whole"] else None

@@ -62,6 +62,6 @@ class Metric:
         se = math.sqrt(g / (g - 1) * sum(s * s for s in sums.values())) / n if g > 1 else None
         return Score(mean, se, n, self.signature)
 
-    def score(self, *columns: Sequence[Any]) -> Score:
-        """The metric's value on a set of examples."""
-        return self.aggregate(self.per_example(*columns))
+    def score(self, *columns: Sequence[Any], clusters: Sequence[Hashable] | None = None) -> Score:
+        """The metric's value on a set of examples; `clusters` as in `aggregate`."""
+        return self.aggregate(self.per_example(*columns), clusters)

@@ -10,7 +10,8 @@ from xalign.metrics.base import Metric
 class OffTarget(Metric):
     """Share of texts in another language than the expected one; texts that nobody can judge are left out.
 
-    Longer texts are judged by script and CLD3 (`xalign.langid.judge`), short ones by script alone, and
+    Longer texts are judged by script and CLD3 (`xalign.langid.judge`; neighbours that CLD3 takes for each other,
+    `languages.CONFUSABLE`, count as one language), short ones by script alone, and
     only where the expected script is not Latin: there a wrong and a right one can be told apart.
     """
 

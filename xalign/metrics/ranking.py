@@ -13,14 +13,16 @@ class _Ranking(Metric):
         by: how options are scored: raw (sum of log-likelihoods), tokens or bytes (that sum per token or
             byte), pmi (the sum minus that under a neutral prompt).
         shots: solved examples before the question.
+        shots_from: where they are taken from, when that is not obvious.
     """
 
-    def __init__(self, by: str = "raw", shots: int = 0) -> None:
-        self.by, self.shots = by, shots
+    def __init__(self, by: str = "raw", shots: int = 0, shots_from: str = "") -> None:
+        self.by, self.shots, self.shots_from = by, shots, shots_from
 
     @property
     def signature(self) -> str:
-        return f"options:{self.by}|shots:{self.shots}|ties:shared"
+        origin = f" from {self.shots_from}" if self.shots and self.shots_from else ""
+        return f"options:{self.by}|shots:{self.shots}{origin}|ties:shared"
 
     def per_example(self, scores: Sequence[Sequence[float]], gold: Sequence[int]) -> list[float | None]:
         """One value an example, from its options' scores and the index of the right one."""

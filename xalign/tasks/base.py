@@ -1,4 +1,4 @@
-"""What the evaluation tasks share: the journal of predictions, the collected scores, generated texts."""
+"""What the evaluation tasks share: predictions in journals, then scores from them."""
 from __future__ import annotations
 
 import json
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from xalign.cache import Artifact, Stage
 from xalign.config import ConfigError, Node
@@ -23,35 +23,75 @@ ENCODER_SECONDS = 0.02  # of one ranked item, on two cores
 
 
 class Task(Node):
-    """Base of the task nodes."""
+    """Base of the task nodes: one benchmark, any language.
+
+    Class attributes:
+        name, title: of the task, in keys and scores, and in messages.
+        kinds: kinds of backbone that can do it.
+        why_not: for the message to any other kind.
+    """
+
+    name: ClassVar[str] = ""
+    title: ClassVar[str] = ""
+    kinds: ClassVar[tuple[str, ...]] = ("causal", "encoder")
+    why_not: ClassVar[str] = "an encoder ranks options and generates nothing; choose a causal backbone"
 
     def check_run(self, run: Run) -> None:
-        """Raise ConfigError for scores that the backbone cannot give."""
+        """Raise ConfigError for what the backbone cannot do, or when no language of the run can be evaluated."""
+        if run.backbone.kind not in self.kinds:
+            raise ConfigError(f"task.{self.name}: needs a {' or '.join(self.kinds)} backbone: {self.why_not}")
         scores = getattr(self, "scores", [])
         odd = [s for s in scores if s in ("tokens", "bytes")]
         if run.backbone.kind == "encoder" and odd:
-            raise ConfigError(f"task.scores={list(scores)}: {odd[0]} divides an option's log-likelihood by its length, and an encoder "
-                              "gives options no likelihood; use raw and pmi")
+            raise ConfigError(f"task.{self.name}.scores={list(scores)}: {odd[0]} divides an option's log-likelihood by its length, and an "
+                              "encoder gives options no likelihood; use raw and pmi")
+        reasons = [self.lacks(run, lang) for lang in run.lang]
+        if all(reasons):
+            raise ConfigError(reasons[0])
+        for lang in run.lang:
+            reasons = [task.lacks(run, lang) for task in run.tasks]
+            if all(reasons):
+                raise ConfigError(f"lang={lang}: no task of the run can evaluate it: {'; '.join(reasons)}")
 
-    def recipe(self, run: Run, lang: str) -> dict[str, Any]:
-        """Everything about the task, in `lang`, that decides its scores: part of the evaluation's key."""
+    def lacks(self, run: Run, lang: str) -> str:
+        """Why `lang` cannot be evaluated, beginning with the key (``task.NAME...``); empty if it can."""
+        return ""
+
+    def metric_names(self) -> list[str]:
+        """The metrics whose absence is reported for a language that `lacks` something."""
         raise NotImplementedError
 
+    def recipe(self, run: Run, lang: str) -> dict[str, Any]:
+        """Everything about the task, in `lang`, that decides its predictions: part of their key."""
+        raise NotImplementedError
+
+    def scoring(self, run: Run, lang: str) -> dict[str, Any]:
+        """Everything that decides the scores of given predictions: part of the scores' key."""
+        return {}
+
     def inputs(self, run: Run, lang: str) -> tuple[Stage, ...]:
-        """Stages that `evaluate` reads, besides the model."""
+        """Stages that `predict` and `score` read, besides the model."""
+        return ()
+
+    def score_inputs(self, run: Run, lang: str) -> tuple[Stage, ...]:
+        """Stages that only `score` reads."""
         return ()
 
     def seconds(self, run: Run, lang: str, baselines: bool) -> float:
-        """Estimated cost on two cores."""
+        """Estimated cost of the predictions on two cores."""
         raise NotImplementedError
 
-    def evaluate(self, ev: Evaluation) -> None:
-        """Predict what is not in `ev`'s journals yet and add every score to it."""
+    def predict(self, ev: Evaluation) -> None:
+        """Put whatever is not there yet into `ev`'s journals."""
+        raise NotImplementedError
+
+    def score(self, ev: Evaluation) -> None:
+        """Add every score to `ev`, from complete journals and without the model."""
         raise NotImplementedError
 
 
 class Journal:
-    """One file of predictions, appended as they come; a killed run reads back what is there.
+    """One file of records, appended as they come; a killed run reads back what is there.
 
     Attributes:
         done: id → record.
@@ -89,16 +129,21 @@ def bare(task: str, text: str, categories: tuple[str, ...] = ()) -> str:
 
 @dataclass
 class Evaluation:
-    """One model on one language: where it writes, what it may read, the scores so far.
+    """One model on one task in one language: where it writes, what it may read, the scores so far.
 
     Attributes:
+        folder: of the journals of predictions.
+        out: of what the scoring itself has to keep (a judge's verdicts); None while predicting.
+        inputs: artifacts of `Task.inputs`.
         lang, source: ISO 639-3; equal when the source language itself is evaluated.
         baselines: also score what needs no training (few shots, majority answer, copying).
         scores: rows of scores.jsonl.
-        examples: rows of examples.jsonl, one a metric of the model: [id, cluster, value] of each example.
+        examples: rows of examples.jsonl, one a metric of the model: [id, cluster, value(, statistics)] of each example.
         facts: counts for the receipt.
         kind: of the backbone; an ``encoder`` ranks options and generates nothing.
+        metric: the run's metric node.
         frame: ``frame(task, text, categories)`` puts the prompts of a method around every question, neutral ones too.
+        opponent: folder of the untrained model's journals, for a judge's comparison; None where there is none.
     """
 
     folder: Path
@@ -111,7 +156,10 @@ class Evaluation:
     examples: list[dict[str, Any]] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     kind: str = "causal"
+    metric: Any = None
     frame: Callable[[str, str, tuple[str, ...]], str] = bare
+    out: Path | None = None
+    opponent: Path | None = None
 
     @cached_property
     def model(self) -> CausalBackbone | EncoderBackbone:
@@ -119,28 +167,36 @@ class Evaluation:
         return self.load()
 
     def journal(self, name: str) -> Journal:
+        """The predictions called `name`."""
         return Journal(self.folder / f"predictions.{name}.jsonl")
 
     def add(self, task: str, metric: str, score: Score, name: str = "model", examples: Sequence[list[Any]] | None = None) -> None:
         """Record one score of `name` (the model or a baseline) and, for the model, its examples."""
         self.scores.append({"task": task, "lang": self.lang, "metric": metric, "name": name, "value": score.value, "se": score.se,
                             "n": score.n, "signature": score.signature, "reason": score.reason})
-        kept = [row for row in examples or () if row[2] is not None]
+        kept = [row for row in examples or () if row[2] is not None or len(row) > 3]  # statistics count where a value does not exist
         if name == "model" and kept:
             self.examples.append({"task": task, "metric": metric, "examples": kept})
 
 
-def example_rows(records: Sequence[dict[str, Any]], values: Sequence[float | None]) -> list[list[Any]]:
-    """[id, cluster, value] of each record, as `Evaluation.add` takes them."""
-    return [[r["id"], r["cluster"], v] for r, v in zip(records, values, strict=True)]
+def records_of(ev: Evaluation, name: str) -> list[dict[str, Any]]:
+    """The records of one journal, in the order in which they were predicted."""
+    return list(ev.journal(name).done.values())
+
+
+def example_rows(records: Sequence[dict[str, Any]], values: Sequence[float | None],
+                 statistics: Sequence[Sequence[float]] | None = None) -> list[list[Any]]:
+    """[id, cluster, value] of each record, as `Evaluation.add` takes them; with its `statistics` for a corpus metric."""
+    rows = [[r["id"], r["cluster"], v] for r, v in zip(records, values, strict=True)]
+    return rows if statistics is None else [[*row, list(s)] for row, s in zip(rows, statistics, strict=True)]
 
 
 @dataclass(frozen=True)
 class Request:
     """One text to generate, of at most `tokens` tokens.
 
-    `fields` go into its record beside ``id`` and ``prediction``; `rate` gives the prediction's scores;
-    `task_name` is what `Evaluation.frame` is told about the prompt.
+    `fields` go into its record beside ``id``, ``prompt``, ``raw`` and ``prediction``; `parse` takes the answer out of what was
+    generated; `task_name` is what `Evaluation.frame` is told about the prompt.
     """
 
     journal: Journal
@@ -148,13 +204,19 @@ class Request:
     prompt: str
     tokens: int
     fields: dict[str, Any]
-    rate: Callable[[str], dict[str, float | None]]
+    parse: Callable[[str], str] = str
     task_name: str = "instruction"
 
 
-def generate_all(ev: Evaluation, requests: Sequence[Request], desc: str) -> None:
-    """Answer every request that its journal does not hold yet, those of one length in common batches."""
+def generate_all(ev: Evaluation, requests: Sequence[Request], desc: str, stop_newline: bool = True, **how: Any) -> None:
+    """Answer every request that its journal does not hold yet, those of one length in common batches.
+
+    Args:
+        stop_newline: an answer ends at its first line break.
+        how: more of the backbone's ``generate``: shots, stop, beams.
+    """
     todo = [r for r in requests if r.id not in r.journal.done]
+    shots = [(ev.frame(todo[0].task_name, q, ()), a) for q, a in how.pop("shots", ())] if todo else []
     with bar(total=len(requests), desc=desc, unit="text") as progress:
         progress.update(len(requests) - len(todo))
         for tokens in sorted({r.tokens for r in todo}):
@@ -162,7 +224,8 @@ def generate_all(ev: Evaluation, requests: Sequence[Request], desc: str) -> None
 
             def each(i: int, text: str, own: list[Request] = own) -> None:
                 r = own[i]
-                r.journal.add([{"id": r.id, **r.fields, "prompt": r.prompt, "prediction": text, "scores": r.rate(text)}])
+                r.journal.add([{"id": r.id, **r.fields, "prompt": r.prompt, "raw": text, "prediction": r.parse(text)}])
                 progress.update()
 
-            ev.model.generate([ev.frame(r.task_name, r.prompt, ()) for r in own], tokens, stop_newline=True, each=each)
+            ev.model.generate([ev.frame(r.task_name, r.prompt, ()) for r in own], tokens, stop_newline=stop_newline, each=each,
+                              shots=shots, **how)

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from xalign.config import XalignError, choice
 from xalign.languages import LANGUAGES
-from xalign.tasks.choicefiles import ChoiceFileTask, cluster_of, numbered, text_of
+from xalign.tasks.choicefiles import ChoiceFileTask
+from xalign.tasks.files import HubFile, cluster_of, numbered, text_of
 from xalign.tasks.ranking import Question
 
 TEXTS = ("flores_passage", "question", "mc_answer1", "mc_answer2", "mc_answer3", "mc_answer4")
@@ -20,25 +21,29 @@ class BelebeleTask(ChoiceFileTask):
 
     name: ClassVar[str] = "belebele"
     title: ClassVar[str] = "BELEBELE"
-    needs_source: ClassVar[bool] = True  # it is in every language
+    origin: ClassVar[str] = "github.com/facebookresearch/belebele"
     items: ClassVar[int] = 900
     item_seconds: ClassVar[float] = 0.35
 
     prompt: str = choice("template", "template", "plain")
 
-    def file(self, lang: str) -> Path:
-        return Path(self.path).expanduser() / f"{LANGUAGES[lang].flores}.jsonl"
+    def files(self, lang: str, source: str) -> dict[str, str | tuple[str, ...]]:
+        return {"test": f"{LANGUAGES[lang].flores}.jsonl"}
 
-    def read(self, path: Path) -> tuple[list[Question], dict[str, int]]:
-        return read_questions(path, 0, self.prompt), {}
+    def hub(self, lang: str, source: str) -> list[HubFile]:
+        code = LANGUAGES[lang].flores
+        return [HubFile(f"{code}.jsonl", "facebook/belebele", code, "test")]
+
+    def read(self, path: Path, lang: str, source: str) -> tuple[list[Question], dict[str, int]]:
+        return read_questions(path, self.prompt), {}
 
     @property
     def raw_text(self) -> bool:
         return self.prompt == "plain"
 
 
-def read_questions(path: Path, limit: int, prompt: str) -> list[Question]:
-    """The file's questions (the first `limit`; 0: all); several on one passage are one cluster.
+def read_questions(path: Path, prompt: str) -> list[Question]:
+    """The file's questions; several on one passage are one cluster.
 
     Args:
         prompt: ``plain`` is ``P: passage, Q: question, Answer:`` as literal text, ``template`` the passage
@@ -57,4 +62,4 @@ def read_questions(path: Path, limit: int, prompt: str) -> list[Question]:
         options = tuple(row[f"mc_answer{k}"].strip() for k in range(1, 5))
         gold = int(row["correct_answer_num"]) - 1
         out.append(Question(f"belebele/{number}", "belebele", cluster_of(passage), text, options, gold, NEUTRAL))
-    return out[:limit] if limit else out
+    return out

@@ -1,13 +1,15 @@
 """PAWS-X from its official files: do two sentences mean the same? Adversarial paraphrases in seven languages."""
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from xalign.config import XalignError
 from xalign.languages import LANGUAGES
-from xalign.tasks.choicefiles import ChoiceFileTask, check_places, cluster_of, fill
+from xalign.tasks.choicefiles import ChoiceFileTask, check_places, fill
+from xalign.tasks.files import HubFile, cluster_of
 from xalign.tasks.ranking import Question
 
 OPTIONS = ("no", "yes")  # in the order of the labels 0 and 1
@@ -23,6 +25,8 @@ class PawsXTask(ChoiceFileTask):
 
     name: ClassVar[str] = "pawsx"
     title: ClassVar[str] = "PAWS-X"
+    origin: ClassVar[str] = "github.com/google-research-datasets/paws"
+    languages: ClassVar[tuple[str, ...]] = ("eng", "deu", "fra", "jpn", "kor", "spa", "zho")
     task_name: ClassVar[str] = "paraphrase"
     categories: ClassVar[tuple[str, ...]] = OPTIONS
     majority: ClassVar[str] = "most frequent label"
@@ -35,11 +39,24 @@ class PawsXTask(ChoiceFileTask):
         super().check(path)
         check_places(self.prompt, PLACES, f"{path}.prompt")
 
-    def file(self, lang: str) -> Path:
-        return Path(self.path).expanduser() / LANGUAGES[lang].iso1 / "test_2k.tsv"
+    def files(self, lang: str, source: str) -> dict[str, str | tuple[str, ...]]:
+        names = {"test": "test_2k.tsv", **({"shots": "dev_2k.tsv"} if self.shots else {})}
+        code = LANGUAGES[lang].iso1
+        return {role: (f"{code}/{name}", f"x-final/{code}/{name}") for role, name in names.items()}
 
-    def read(self, path: Path) -> tuple[list[Question], dict[str, int]]:
+    def hub(self, lang: str, source: str) -> list[HubFile]:
+        splits = {"test": "test", "shots": "validation"}
+        return [HubFile(paths[0], "google-research-datasets/paws-x", LANGUAGES[lang].iso1, splits[role], write_pairs)
+                for role, paths in self.files(lang, source).items()]
+
+    def read(self, path: Path, lang: str, source: str) -> tuple[list[Question], dict[str, int]]:
         return read_pairs(path, self.prompt)
+
+
+def write_pairs(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The hub's rows in the official file's shape."""
+    lines = ["\t".join(" ".join(str(row[name]).split()) for name in COLUMNS) for row in rows]
+    return "\n".join(["\t".join(COLUMNS), *lines]) + "\n"
 
 
 def read_pairs(path: Path, prompt: str) -> tuple[list[Question], dict[str, int]]:

@@ -3,11 +3,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from xalign.metrics.base import Score
+from xalign.metrics.base import Metric, Score
 from xalign.metrics.ranking import MRR, Accuracy
 from xalign.progress import bar
 from xalign.tasks.base import Evaluation, Journal, example_rows
@@ -23,6 +23,7 @@ class Question:
     Attributes:
         neutral: the same request without its content, for PMI.
         cluster: questions with the same label are not independent.
+        fields: whatever else the scoring needs, kept in the record.
     """
 
     id: str
@@ -33,6 +34,7 @@ class Question:
     gold: int
     neutral: str
     differs: bool = False
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 def option_scores(record: dict[str, Any], by: str) -> list[float]:
@@ -42,20 +44,21 @@ def option_scores(record: dict[str, Any], by: str) -> list[float]:
     return record["logp"] if by == "raw" else [s / k for s, k in zip(record["logp"], record[by], strict=True)]
 
 
-def rank_options(ev: Evaluation, questions: Sequence[Question], journal: Journal, scores: Sequence[str], desc: str,
-                 shots: Callable[[str], Shots] = lambda kind: (), raw_text: bool = False, task_name: str = "choice",
-                 categories: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+def rank_options(ev: Evaluation, questions: Sequence[Question], journal: Journal, pmi: bool, desc: str,
+                 shots: Callable[[str], Shots] = lambda kind: (), raw_text: bool = False, before: str = "",
+                 task_name: str = "choice", categories: tuple[str, ...] = ()) -> list[dict[str, Any]]:
     """Score every option of every question not yet in `journal`; returns all records in the questions' order.
 
     Args:
-        scores: of raw, tokens, bytes, pmi; per-example accuracy and MRR are written for each.
+        pmi: score the options under the neutral questions too.
         shots: kind → solved examples before the question.
         raw_text: the questions are literal text, not instructions for the template.
+        before: literal text before every question, neutral ones too.
         task_name, categories: what `Evaluation.frame` is told about the questions, the neutral ones and the shots;
             the journal keeps them without the frame.
     """
     def framed(text: str) -> str:
-        return ev.frame(task_name, text, categories)
+        return before + ev.frame(task_name, text, categories)
 
     todo = [q for q in questions if q.id not in journal.done]
     neutral: dict[tuple[Any, ...], float] = {}  # each option is scored once under each neutral text
@@ -63,7 +66,7 @@ def rank_options(ev: Evaluation, questions: Sequence[Question], journal: Journal
         progress.update(len(questions) - len(todo))
         for kind in dict.fromkeys(q.kind for q in todo):
             own, first = [q for q in todo if q.kind == kind], tuple((framed(q), a) for q, a in shots(kind))
-            for text in dict.fromkeys(q.neutral for q in own) if "pmi" in scores else ():
+            for text in dict.fromkeys(q.neutral for q in own) if pmi else ():
                 options = [o for o in dict.fromkeys(o for q in own if q.neutral == text for o in q.options)
                            if (first, text, o) not in neutral]
                 if not options:
@@ -78,11 +81,9 @@ def rank_options(ev: Evaluation, questions: Sequence[Question], journal: Journal
                 for q, got in zip(part, found, strict=True):
                     record = {"id": q.id, "kind": kind, "cluster": q.cluster, "differs": q.differs, "question": q.text,
                               "options": list(q.options), "gold": q.gold, "logp": [s.sum for s in got],
-                              "tokens": [s.tokens for s in got], "bytes": [s.bytes for s in got]}
-                    if "pmi" in scores:
+                              "tokens": [s.tokens for s in got], "bytes": [s.bytes for s in got], **q.fields}
+                    if pmi:
                         record["neutral"] = [neutral[first, q.neutral, o] for o in q.options]
-                    record["scores"] = {f"{metric.name}_{by}": metric.per_example([option_scores(record, by)], [q.gold])[0]
-                                        for metric in (Accuracy(), MRR()) for by in scores}
                     records.append(record)
                 journal.add(records)
                 progress.update(len(part))
@@ -90,27 +91,24 @@ def rank_options(ev: Evaluation, questions: Sequence[Question], journal: Journal
 
 
 def add_ranking(ev: Evaluation, task: str, records: Sequence[dict[str, Any]], scores: Sequence[str], name: str = "model",
-                shots: int = 0, differs: bool = False, kinds: bool = False) -> None:
+                shots: int = 0, differs: bool = False, kinds: bool = False, shots_from: str = "") -> None:
     """Accuracy and MRR of `records`; also on items whose spelling `differs`, and accuracy of each of `kinds`."""
     subsets = {"": records}
     if differs:
         subsets["differs"] = [r for r in records if r["differs"]]
+
+    def add(metric: Metric, key: str, chosen: Sequence[dict[str, Any]]) -> None:
+        values = metric.per_example([option_scores(r, metric.by) for r in chosen], [r["gold"] for r in chosen])
+        ev.add(task, key, metric.aggregate(values, [r["cluster"] for r in chosen]), name, example_rows(chosen, values))
+
     for by in scores:
-        for metric in (Accuracy(by, shots), MRR(by, shots)):
-            key = f"{metric.name}_{by}"
+        for metric in (Accuracy(by, shots, shots_from), MRR(by, shots, shots_from)):
             for label, chosen in subsets.items():
-                if label and metric.name != "accuracy":
-                    continue
-                values = [r["scores"][key] for r in chosen]
-                clusters = [r["cluster"] for r in chosen]
-                ev.add(task, f"accuracy_{label}_{by}" if label else key, metric.aggregate(values, clusters), name,
-                       example_rows(chosen, values))
+                if not label or metric.name == "accuracy":
+                    add(metric, f"accuracy_{label}_{by}" if label else f"{metric.name}_{by}", chosen)
     for kind in dict.fromkeys(r["kind"] for r in records) if kinds else ():
         for by in scores:
-            chosen = [r for r in records if r["kind"] == kind]
-            values = [r["scores"][f"accuracy_{by}"] for r in chosen]
-            ev.add(task, f"accuracy_{by}.{kind}", Accuracy(by, shots).aggregate(values, [r["cluster"] for r in chosen]), name,
-                   example_rows(chosen, values))
+            add(Accuracy(by, shots, shots_from), f"accuracy_{by}.{kind}", [r for r in records if r["kind"] == kind])
 
 
 def add_chance(ev: Evaluation, task: str, records: Sequence[dict[str, Any]], scores: Sequence[str]) -> None:

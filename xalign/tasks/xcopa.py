@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from xalign.config import XalignError
 from xalign.languages import LANGUAGES
-from xalign.tasks.choicefiles import ChoiceFileTask, check_places, fill, numbered, text_of
+from xalign.tasks.choicefiles import ChoiceFileTask, check_places, fill
+from xalign.tasks.files import HubFile, numbered, text_of
 from xalign.tasks.ranking import Question
 
 QUESTIONS = {"cause": "What was the cause?", "effect": "What happened as a result?"}
@@ -20,6 +21,8 @@ class XCopaTask(ChoiceFileTask):
 
     name: ClassVar[str] = "xcopa"
     title: ClassVar[str] = "XCOPA"
+    origin: ClassVar[str] = "github.com/cambridgeltl/xcopa"
+    languages: ClassVar[tuple[str, ...]] = ("ind", "tha", "tur", "vie", "zho")
     task_name: ClassVar[str] = "cause"
     majority: ClassVar[str] = "most frequent place of the right choice"
     by_place: ClassVar[bool] = True
@@ -32,11 +35,15 @@ class XCopaTask(ChoiceFileTask):
         super().check(path)
         check_places(self.prompt, PLACES, f"{path}.prompt")
 
-    def file(self, lang: str) -> Path:
+    def files(self, lang: str, source: str) -> dict[str, str | tuple[str, ...]]:
         code = LANGUAGES[lang].iso1
-        return Path(self.path).expanduser() / code / f"test.{code}.jsonl"
+        return {"test": f"{code}/test.{code}.jsonl", **({"shots": f"{code}/val.{code}.jsonl"} if self.shots else {})}
 
-    def read(self, path: Path) -> tuple[list[Question], dict[str, int]]:
+    def hub(self, lang: str, source: str) -> list[HubFile]:
+        code, splits = LANGUAGES[lang].iso1, {"test": "test", "shots": "validation"}
+        return [HubFile(path, "cambridgeltl/xcopa", code, splits[role]) for role, path in self.files(lang, source).items()]
+
+    def read(self, path: Path, lang: str, source: str) -> tuple[list[Question], dict[str, int]]:
         return read_premises(path, self.prompt), {}
 
 

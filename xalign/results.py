@@ -1,0 +1,102 @@
+"""What a run leaves behind: rows, predictions, the model with its card, the tracker's summary."""
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xalign.cache import Artifact, Cache
+from xalign.config import Run
+from xalign.data.examples import read_jsonl, write_jsonl
+from xalign.rows import percent
+
+if TYPE_CHECKING:
+    from xalign.pipeline import Plan
+
+Found = dict[tuple[str, str], Artifact]
+
+
+def collect_rows(run: Run, plan: Plan, folder: Path, before: Found, after: Found) -> list[dict[str, Any]]:
+    """Every score as a row in long format; rows after training carry the paired comparison with before."""
+    from xalign.analysis.corpus import paired_examples
+    from xalign.tasks.evaluate import per_example
+
+    pick = run.choices.get
+    method = "none" if run.mode == "evaluate" else pick("method")
+    shared = {"run": folder.name, "method": method, "source": run.source, "backbone": pick("backbone"), "seed": run.seed}
+    rows = []
+    for task, lang in before:
+        for score in read_jsonl(before[task, lang].file("scores.jsonl")):
+            when = "before" if score["name"] == "model" else f"baseline:{score['name']}"
+            rows.append({**shared, **{k: v for k, v in score.items() if k != "name"}, "when": when})
+        if (task, lang) not in after:
+            continue
+        old, new = per_example(before[task, lang]), per_example(after[task, lang])
+        for score in read_jsonl(after[task, lang].file("scores.jsonl")):
+            row = {**shared, **{k: v for k, v in score.items() if k != "name"}, "when": "after"}
+            a, b = (values.get((score["task"], score["metric"]), {}) for values in (old, new))
+            test = paired_examples(score["metric"], [a], [b]) if a and b else None
+            if test:
+                row |= {"diff": test.diff, "diff_se": test.se, "p": test.p_randomisation, "pairs": test.n,
+                        "detectable": test.detectable(scale=100 if percent(row["metric"]) else 1)}
+            rows.append(row)
+    nothing = {"value": None, "se": None, "n": 0, "signature": ""}
+    for task, lang, reason in plan.absent:
+        rows += [{**shared, "task": task.name, "lang": lang, "metric": metric, **nothing, "reason": reason, "when": when}
+                 for metric in task.metric_names() for when in ("before", "after")[:2 if after else 1]]
+    return rows
+
+
+def link(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source` without a second copy where the file system allows it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def export_predictions(folder: Path, plan: Plan, cache: Cache) -> None:
+    """predictions/<when>/<lang>/<name>.jsonl, each record with its scores, and the per-example scores of all tasks beside them."""
+    from xalign.tasks.evaluate import per_example
+
+    for when, stages in (("before", plan.before), ("after", plan.after)):
+        shutil.rmtree(folder / "predictions" / when, ignore_errors=True)
+        for (_, lang), stage in stages.items():
+            target = folder / "predictions" / when / lang
+            target.mkdir(parents=True, exist_ok=True)
+            scores = cache.get(stage)
+            with open(target / "per_example_scores.jsonl", "a", encoding="utf-8") as f:
+                f.write(scores.file("examples.jsonl").read_text(encoding="utf-8"))
+            found: dict[str, dict[str, Any]] = {}
+            for (task, metric), items in per_example(scores).items():
+                for i, (value, *_) in items.items():
+                    found.setdefault(i, {})[metric if "." not in metric else f"{task}:{metric}"] = value
+            for path in sorted(cache.get(stage.inputs[0]).path.glob("predictions.*.jsonl")):
+                write_jsonl(target / path.name.removeprefix("predictions."),
+                            ({**record, "scores": found.get(record["id"], {})} for record in read_jsonl(path)))
+            for path in sorted(scores.path.glob("*.jsonl")):  # what the scoring wrote down: a judge's verdicts
+                if path.name not in ("scores.jsonl", "examples.jsonl"):
+                    link(path, target / path.name)
+
+
+def export_model(run: Run, folder: Path, model: Artifact, rows: list[dict[str, Any]], cost: dict[str, Any]) -> None:
+    """The trained model in the hub's format with its card."""
+    from xalign.modelcard import write_card
+
+    skip = {"receipt.json", "log.jsonl"}
+    for path in sorted(p for p in model.path.rglob("*") if p.is_file() and p.name not in skip):
+        link(path, folder / "model" / path.relative_to(model.path))
+    link(model.file("log.jsonl"), folder / "log.jsonl")
+    write_card(folder / "model", run, rows, cost)
+
+
+def finish_tracker(tracker: Any, rows: list[dict[str, Any]], cost: dict[str, Any]) -> None:
+    """The final scores as a summary and as a table."""
+    final = [r for r in rows if r["value"] is not None]
+    tracker.summary({f"{r['when']}/{r['lang']}/{r['task']}/{r['metric']}": r["value"] for r in final
+                     if r["when"] in ("before", "after")} | {f"cost/{k}": v for k, v in cost.items() if isinstance(v, (int, float))})
+    columns = ["lang", "task", "metric", "when", "value", "se", "n", "diff", "p", "signature"]
+    tracker.table("scores", columns, [[r.get(c) for c in columns] for r in final])

@@ -1,0 +1,36 @@
+"""Ranked options whose question is written in every language (prompts.yaml)."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from xalign.config import choice
+from xalign.tasks.choicefiles import ChoiceFileTask
+from xalign.tasks.wording import words
+
+if TYPE_CHECKING:
+    from xalign.config import Run
+
+
+@dataclass(frozen=True)
+class WordedChoiceTask(ChoiceFileTask):
+    """A benchmark of ranked options with its wording.
+
+    Class attributes:
+        keys: of prompts.yaml that question and options are made of, for the predictions' key.
+
+    Attributes:
+        wording: the language of the question: ``target``, that of the texts, or ``source``.
+    """
+
+    keys: ClassVar[tuple[str, ...]] = ()
+
+    wording: str = choice("target", "target", "source")
+
+    def told_in(self, lang: str, source: str) -> str:
+        """The language of the question, ISO 639-3."""
+        return lang if self.wording == "target" else source
+
+    def recipe(self, run: Run, lang: str) -> dict[str, Any]:
+        block = words(self.told_in(lang, run.source))
+        return {**super().recipe(run, lang), "words": {key: block[key] for key in self.keys}}
