@@ -1,4 +1,4 @@
-"""Prompts, option scores, greedy decoding and saving, on a random Llama; one golden on the real weights."""
+"""Prompts, option scores and saving, on a random Llama and other families; one golden on the real weights."""
 from __future__ import annotations
 
 import json
@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from xalign.backbones.decoding import decode
+from xalign.backbones.causal import CausalBackbone
 from xalign.backbones.load import load_backbone
 from xalign.backbones.node import HubBackbone, SmolLM2, Tiny
-from xalign.backbones.scoring import Tree, common_prefix
+from xalign.backbones.scoring import Tree, common_prefix, passes, takes_trees
 from xalign.cache import Cache
 from xalign.config import ConfigError, XalignError
 
@@ -84,6 +84,95 @@ def test_common_prefix_and_tree():
     assert tree.mask().tolist() == [[True, False, False], [True, True, False], [True, False, True]]
 
 
+def test_passes_read_no_shared_prefix_twice():
+    passages = [[100 * k + i for i in range(40)] for k in range(3)]
+    shots = [900 + i for i in range(20)]
+    rows = [(shots + passages[k] + [7, 8, 700 + i], [[i, 1], [i, 2]]) for i, k in enumerate((0, 1, 0, 2, 1, 0))]
+    everything = Tree()
+    for prompt, options in rows:
+        for option in options:
+            everything.add(prompt + option[:-1])
+    for budget in (1000, 130, 70, 30, 10):
+        held, read, seen = [], 0, []
+        for depth, members in passes(rows, budget):
+            prefix, tree = rows[members[0]][0][:depth], Tree()
+            read += depth - common_prefix([prefix, held]) if depth else 0
+            held = prefix or held
+            for i in members:
+                assert rows[i][0][:depth] == prefix and len(rows[i][0]) > depth
+                for option in rows[i][1]:
+                    tree.add(rows[i][0][depth:] + option[:-1])
+            read += len(tree.tokens)
+            seen += members
+        assert sorted(seen) == list(range(6))
+        assert budget == 1000 or seen == [0, 2, 5, 1, 4, 3], "a passage's rows together, in the order of the first"
+        # the two tokens between a passage and a row's own are shared by fewer than SHARED_MIN: only they may be read again
+        assert len(everything.tokens) <= read <= len(everything.tokens) + 2 * 3
+
+
+@pytest.mark.parametrize("budget", [384, 30, 12])
+def test_rows_of_a_passage_score_as_one_plain_pass_each(backbone, budget, monkeypatch):
+    monkeypatch.setattr("xalign.backbones.scoring.TREE_TOKENS", budget)
+    words = ["rain", "snow", "wind", "storm", "cloud", "frost", "hail", "fog"]
+    passages = [" ".join(words[k:] + words[:k]) * 2 for k in (0, 3)]
+    prompts = [f"P: {passages[k]}\nQ: {q}\nAnswer:" for q in ("which", "where is it", "when") for k in (0, 1)] + ["P"]
+    options = [["the rain", "the snow", "wind"]] * 6 + [["a"]]
+    got = backbone.score(prompts, options, raw_text=True)
+    for prompt, own, scores in zip(prompts, options, got, strict=True):
+        ids = backbone.tokenizer(prompt).input_ids
+        for option, s in zip(own, scores, strict=True):
+            whole = backbone.tokenizer(f"{prompt} {option}").input_ids
+            assert s.sum == pytest.approx(naive(backbone, ids, whole[len(ids):]), abs=1e-4)
+
+
+def other(backbone, kind):
+    """A random model of another family, with the tiny backbone's tokenizer."""
+    import transformers as t
+
+    size = {"vocab_size": 1500, "hidden_size": 64, "pad_token_id": 0, "eos_token_id": 2}
+    config = {"bloom": lambda: t.BloomConfig(n_layer=2, n_head=4, **size),
+              "mamba": lambda: t.MambaConfig(num_hidden_layers=2, state_size=8, **size),
+              "mistral": lambda: t.MistralConfig(num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=128,
+                                                 sliding_window=24, **size),
+              "gpt2": lambda: t.GPT2Config(n_layer=2, n_head=4, n_embd=64, vocab_size=1500, bos_token_id=2, eos_token_id=2)}[kind]()
+    torch.manual_seed(0)
+    model = t.AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(1)
+    for p in model.parameters():
+        if p.dim() == 2:
+            p.copy_(torch.randn(p.shape, generator=generator) * 0.2)
+    return CausalBackbone(model, backbone.tokenizer, Tiny())
+
+
+@pytest.mark.parametrize("kind, trees", [("gpt2", True), ("mistral", True), ("bloom", False), ("mamba", False)])
+def test_every_family_scores_and_answers_as_it_does_alone(backbone, kind, trees):
+    """Recurrent and ALiBi models, and texts longer than a sliding window, are read without trees."""
+    model = other(backbone, kind)
+    prompts = ["x", "yes or no", "a much longer question than the others, longer than the window of 24 tokens"]
+    assert takes_trees(model.model, 20) is trees and not (kind == "mistral" and takes_trees(model.model, 25))
+    for part in (prompts[:2], prompts):
+        scores, texts = model.score(part, [["one", "the other thing"]] * len(part)), model.generate(part, 8)
+        for prompt, own, text in zip(part, scores, texts, strict=True):
+            ids = model.encode_prompts([prompt])[0]
+            for option, s in zip(("one", "the other thing"), own, strict=True):
+                assert s.sum == pytest.approx(naive(model, ids, model.tokenizer(option, add_special_tokens=False).input_ids), abs=1e-4)
+            assert text == alone(model, prompt, 8)
+
+
+def alone(backbone, prompt, tokens, **more):
+    """The answer of transformers' generate to one prompt."""
+    ids = torch.tensor(backbone.encode_prompts([prompt]))
+    out = backbone.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False, pad_token_id=0, **more)
+    return backbone.tokenizer.decode(out[0, ids.shape[1]:], skip_special_tokens=True).strip()
+
+
+def test_a_wrong_tree_is_found_out(backbone, monkeypatch):
+    """A model that ignores the mask would give plausible numbers: the probe has to see it."""
+    monkeypatch.setattr("xalign.backbones.scoring._takes_trees", {})
+    monkeypatch.setattr(Tree, "mask", lambda tree: torch.ones(len(tree.tokens), len(tree.tokens)).tril().bool().numpy())
+    assert not takes_trees(backbone.model, 20)
+
+
 @pytest.mark.parametrize("shots", [(), (("Country: Togo. What is its capital?", "Lomé"),)])
 def test_scores_equal_one_plain_pass_per_option(backbone, shots, monkeypatch):
     monkeypatch.setattr("xalign.backbones.scoring.TREE_TOKENS", 60)  # several passes, one prefix cache
@@ -126,33 +215,6 @@ def test_a_prompt_longer_than_the_model_is_cut_on_the_left_and_counted(folder):
     longest = max(s.tokens for s in long)
     assert long[0].sum == pytest.approx(naive(backbone, prompt[-(64 - longest):], ids), abs=1e-4)
     assert backbone.truncated == 1
-
-
-def test_greedy_answers_equal_transformers_and_keep_their_order(backbone, monkeypatch):
-    monkeypatch.setattr("xalign.backbones.decoding.BATCH_TOKENS", 150)  # several batches
-    prompts = [*QUESTIONS, "x", "a much longer question than the others, so that lengths differ within a batch"]
-    seen = {}
-    got = backbone.generate(prompts, 12, each=seen.__setitem__)
-    assert seen == dict(enumerate(got)) and len(set(got)) == len(got)
-    for prompt, text in zip(prompts, got, strict=True):
-        ids = torch.tensor(backbone.encode_prompts([prompt]))
-        out = backbone.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
-        assert text == backbone.tokenizer.decode(out[0, ids.shape[1]:], skip_special_tokens=True).strip()
-
-
-def test_answers_end_at_stop_tokens_and_line_breaks(backbone, monkeypatch):
-    rows = backbone.encode_prompts(QUESTIONS)
-    free = dict(decode(backbone.model, rows, 12, set()))
-    stop = {free[0][2], free[2][4]}  # lines that end early leave the batch to the others
-    cut = dict(decode(backbone.model, rows, 12, stop))
-    for i, tokens in free.items():
-        first = next((k for k, t in enumerate(tokens) if t in stop), 12)
-        assert cut[i] == tokens[:first]
-    assert len({len(tokens) for tokens in cut.values()}) > 1
-    monkeypatch.setattr(backbone, "stop", set(range(len(backbone.tokenizer))))
-    assert backbone.generate(QUESTIONS, 12) == [""] * 4
-    tokens = backbone.tokenizer("\nab\n", add_special_tokens=False).input_ids
-    assert [backbone._is_break(tokens[:k]) for k in range(1, len(tokens) + 1)] == [False] * (len(tokens) - 1) + [True]
 
 
 def test_saving_and_loading_gives_the_same_scores(backbone, tmp_path):

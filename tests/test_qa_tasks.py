@@ -240,6 +240,7 @@ def test_mkqa_scores_answerable_questions_and_the_best_threshold(cache, tmp_path
     assert scores["f1_best", "model"]["value"] == pytest.approx((2 - 1 + 8 / 3) / 6) and scores["f1_best", "model"]["n"] == 6
     assert scores["f1_best", "no-answer"]["value"] == pytest.approx(2 / 6)
     assert "questions:answerable" in scores["f1", "model"]["signature"]
+    assert all("prompt:target|shots:0" in scores[metric, "model"]["signature"] for metric in ("em", "f1", "f1_best"))
     some, _ = scores_of(cache, MkqaTask(path=str(tmp_path), questions="answerable", max_new_tokens=2), "nob")
     assert some["mkqa", "f1_best", "model"]["value"] is None and "questions=answerable" in some["mkqa", "f1_best", "model"]["reason"]
 

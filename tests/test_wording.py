@@ -14,7 +14,7 @@ from xalign.tasks.wording import FILE, language_name, say, words
 PLACES = {"context": "text", "question": "text", "article": "text", "title": "text", "query": "text", "ad": "text", "page": "text",
           "sentence": "n text", "topic_question": "options",
           **{key: "language" for key in ("qa", "closed", "summary", "title_question", "write_question")}}
-LISTS = {"nli_options": 3, "yes_also": None, "no_also": None}
+LISTS = {"nli_options", "yes_also", "no_also"}
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)

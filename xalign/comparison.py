@@ -13,7 +13,7 @@ from xalign.rows import LOWER_IS_BETTER, STARS, Line, Row, absences, arrow, line
 from xalign.tables import MISSING, Grid, is_number, write_csv
 
 # metrics of the comparison: first word of the metric's name, then only words that name a score or a direction
-KEY_METRICS = ("accuracy", "f1", "chrf", "off_target")
+KEY_METRICS = ("accuracy", "f1", "seqeval_f1", "ndcg", "chrf", "bleu4", "rougeL", "comet", "judge_win_rate", "off_target")
 PLAIN_WORDS = {"raw", "pmi", "tokens", "bytes", "to", "from", "src", "tgt", "source", "target", *LANGUAGES}
 
 

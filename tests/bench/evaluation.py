@@ -1,9 +1,9 @@
 """Evaluation speed and memory: option scores beside lm-evaluation-harness, greedy answers beside transformers' `generate`.
 
     pip install -e ".[bench]"
-    python tests/bench/evaluation.py scoring --rows eng_Latn.jsonl             # BELEBELE's official file; its first 48 questions
-    python tests/bench/evaluation.py generation --rows vicuna80.jsonl          # questions as "text", "prompt" or "instruction"; its first 64
-    python tests/bench/evaluation.py generation --rows eng_Latn.jsonl --tokens 64 --limit 32
+    python tests/bench/evaluation.py scoring --rows eng_Latn.jsonl                       # BELEBELE's official file; 48 questions
+    python tests/bench/evaluation.py generation --rows questions.jsonl eng_Latn.jsonl    # 64 rows, taken from each in turn
+    python tests/bench/evaluation.py generation --rows questions.jsonl --tokens 64 --limit 32    # "text", "prompt" or "instruction"
 
 Both contenders use the same loaded model in one process, in alternating rounds; each gets its best round, the range beside it. The
 peer reads batches of 8: the harness' `hf` model sorts them by length, `generate` takes them in the file's order, padded on the left.
@@ -67,7 +67,8 @@ def generation(job: argparse.Namespace, rows: list[dict[str, Any]]) -> dict[str,
 
     backbone = load(job.model)
     model, stop = backbone.model, backbone.stop
-    prompts = backbone.encode_prompts([question(r) if "question" in r else r[next(k for k in ("instruction", "prompt", "text") if k in r)] for r in rows])
+    prompts = backbone.encode_prompts([next((r[k] for k in ("instruction", "prompt", "text") if k in r), None) or question(r)
+                                       for r in rows])
 
     def counted(answers: list[list[int]]) -> Result:
         return sum(min(len(a) + 1, job.tokens) for a in answers), answers
@@ -97,7 +98,7 @@ def main() -> None:
     """Run both contenders in alternating rounds and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["scoring", "generation"])
-    parser.add_argument("--rows", type=Path, required=True, help="JSON lines: BELEBELE's file, or instructions (generation)")
+    parser.add_argument("--rows", type=Path, nargs="+", required=True, help="JSON lines: BELEBELE's file, or instructions (generation)")
     parser.add_argument("--model", default="smollm2", help="smollm2, or a folder that transformers opens")
     parser.add_argument("--limit", type=int, default=0, help="rows; 0 = 48 questions or 64 instructions")
     parser.add_argument("--tokens", type=int, default=128, help="longest answer (generation)")
@@ -109,8 +110,8 @@ def main() -> None:
 
     from xalign.training.hardware import peak_memory, reset_peak_memory
 
-    with open(job.rows, encoding="utf-8") as f:
-        rows = [json.loads(line) for line in f][:job.limit or (48 if job.what == "scoring" else 64)]
+    files = [path.read_text(encoding="utf-8").splitlines() for path in job.rows]
+    rows = [json.loads(line) for turn in zip(*files, strict=False) for line in turn][:job.limit or (48 if job.what == "scoring" else 64)]
     contenders = (scoring if job.what == "scoring" else generation)(job, rows)
     cuda = torch.cuda.is_available()
     print(f"{torch.cuda.get_device_name() if cuda else f'CPU, {torch.get_num_threads()} threads'}; torch {torch.__version__}, "

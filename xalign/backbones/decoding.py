@@ -152,8 +152,7 @@ class GrowingLayer(DynamicLayer):
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """See `DynamicLayer.update`."""
         if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.fill(key_states, value_states)
+            self.fill(*super().update(key_states, value_states, *args, **kwargs))
             return self.keys, self.values
         start = self.keys.shape[2]
         end = start + key_states.shape[2]

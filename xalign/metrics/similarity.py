@@ -40,7 +40,7 @@ class E5Similarity(Metric):
 
         node = E5Small(dtype="float32")
         model = load_backbone(self.weights, node)
-        todo = [i for i, own in enumerate(references) if own]
+        todo = [i for i, own in enumerate(references) if any(own)]
         values: list[float | None] = [None] * len(predictions)
         with bar(total=len(todo), desc=self.name, unit="text") as progress:
             for start in range(0, len(todo), BATCH):

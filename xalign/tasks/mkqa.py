@@ -87,7 +87,7 @@ class MkqaTask(AnswerTask):
             return
         references = [r["references"] for r in records]
         values = metric.per_example([r["prediction"] for r in records], references)
-        ev.add(task, metric.name, metric.aggregate(values), examples=example_rows(records, values))
+        ev.add(task, metric.name, self.signed(metric.aggregate(values)), examples=example_rows(records, values))
         if ev.baselines:
             ev.add(task, metric.name, metric.score([""] * len(records), references), "no-answer")
 

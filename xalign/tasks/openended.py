@@ -14,6 +14,7 @@ from xalign.tasks.learned import add_judged, answers
 from xalign.tasks.textfiles import TextFileTask, TextItem
 
 if TYPE_CHECKING:
+    from xalign.cache import Stage
     from xalign.config import Run
 
 TITLE = "MI-Eval"
@@ -66,6 +67,9 @@ class OpenTask(TextFileTask):
             return {"judge": None}
         against = {r["id"]: r["prediction"] for r in answers(Path(judge.against).expanduser(), self.name, lang)} if judge.against else None
         return {"judge": judge.params(against)}
+
+    def score_inputs(self, run: Run, lang: str) -> tuple[Stage, ...]:
+        return ()  # without references nothing is similar to them
 
     def score_part(self, ev: Evaluation, task: str, records: Sequence[dict[str, Any]]) -> None:
         theirs = list(Journal(ev.opponent / f"predictions.{self.name}.jsonl").done.values()) if ev.opponent else None
