@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from xalign.cache import Artifact, Cache, Stage
 from xalign.config import ConfigError, XalignError, build
 from xalign.data.examples import Example, read_jsonl, write_jsonl
 from xalign.translators.lab import NOISES, LabTranslator, Phrasebook
-from xalign.translators.nllb import NLLB, by_tokens, load_nllb, split_sentences, split_text
+from xalign.translators.nllb import NLLB, by_tokens, load_tokenizer, split_sentences, split_text
 
 PAIRS = {
     "fin_Latn": {"The lamp is on.": "Lamppu on päällä.", "The door is open.": "Ovi on auki.", "Is it cold?": "Onko kylmä?"},
@@ -23,6 +24,12 @@ PAIRS = {
         "Is it cold?": "寒いですか？",
     },
 }
+
+
+ENGINES = [
+    "transformers",
+    pytest.param("ctranslate2", marks=pytest.mark.skipif(not find_spec("ctranslate2"), reason="CTranslate2 is not installed")),
+]
 
 
 def examples_stage(rows: list[Example]) -> Stage:
@@ -171,10 +178,11 @@ ROWS = [
         ),
     ],
 )
-def test_nllb_translates(checkpoint: Path, tmp_path: Path, lang: str, answers: list) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_nllb_translates(checkpoint: Path, tmp_path: Path, lang: str, answers: list, engine: str) -> None:
     run = SimpleNamespace(source="eng", seed=0)
     for batch_tokens in (4096, 1):  # padding changes nothing
-        node = NLLB(name=str(checkpoint), batch_tokens=batch_tokens, device="cpu")
+        node = NLLB(name=str(checkpoint), batch_tokens=batch_tokens, device="cpu", engine=engine)
         artifact = Cache(tmp_path / str(batch_tokens)).get(node.stage(run, examples_stage(ROWS), lang))
         records = list(read_jsonl(artifact.file("examples.jsonl")))
         assert [(r["prompt"], r["response"]) for r in records] == answers and [r["id"] for r in records] == ["a", "b", "c"]
@@ -197,12 +205,13 @@ def test_one_side_only(checkpoint: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_a_translation_that_does_not_end_fails(checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_translation_that_does_not_end_fails(checkpoint: Path, tmp_path: Path, engine: str) -> None:
     rows = [
         Example("a", "eng", "Is it cold?", "The lamp is on. " * 3 + "end"),
         Example("b", "eng", "The door is open.", "The lamp is on."),
     ]
-    node = NLLB(name=str(checkpoint), max_length=10, beam=1)
+    node = NLLB(name=str(checkpoint), max_length=10, beam=1, engine=engine)
     artifact = Cache(tmp_path).get(node.stage(SimpleNamespace(source="eng"), examples_stage(rows), "jpn"))
     reason = "a sentence is longer than 10 tokens, or its translation did not end"
     assert list(read_jsonl(artifact.file("examples.jsonl"))) == [
@@ -210,6 +219,41 @@ def test_a_translation_that_does_not_end_fails(checkpoint: Path, tmp_path: Path)
         {"id": "b", "prompt": "ドアは開いています。", "response": None, "failed": {"response": reason}},
     ]  # ten tokens; eleven
     assert artifact.receipt["facts"]["unfinished"] == 2
+
+
+@pytest.mark.skipif(not find_spec("ctranslate2"), reason="CTranslate2 is not installed")
+@pytest.mark.parametrize("beam", [1, 4])
+def test_engines_agree(checkpoint: Path, tmp_path: Path, beam: int) -> None:
+    """On sentences that the model never saw, and on those that it cannot end."""
+    words = ["The", "lamp", "door", "is", "cold", "open", "on", "Is it"]
+    rows = [Example(str(i), "eng", " ".join(Random(i).sample(words, 2 + i % 4)), "x") for i in range(60)]
+    texts = {}
+    for engine in ("transformers", "ctranslate2"):
+        node = NLLB(name=str(checkpoint), beam=beam, max_length=20, device="cpu", engine=engine)
+        stage = node.stage(SimpleNamespace(source="eng"), examples_stage(rows), "fin", ("prompt",))
+        texts[engine] = [r["prompt"] for r in read_jsonl(Cache(tmp_path).get(stage).file("examples.jsonl"))]
+    ours, theirs = texts.values()
+    print(ours, [(a,b) for a,b in zip(ours,theirs) if a!=b])
+    assert None in ours and len(set(ours)) > 8
+    assert sum(a == b for a, b in zip(ours, theirs, strict=True)) >= (60 if beam == 1 else 57), "beams may stop at different times"
+
+
+def test_ctranslate2_is_refused_where_it_cannot_work(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    node = NLLB(name=str(checkpoint), engine="ctranslate2")
+    run, rows = SimpleNamespace(source="eng"), examples_stage(ROWS)
+    assert node.stage(run, rows, "fin").key != NLLB(name=str(checkpoint)).stage(run, rows, "fin").key
+    if find_spec("ctranslate2"):
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other" / "config.json").write_text('{"model_type": "bert"}')
+        with pytest.raises(XalignError, match="cannot convert .*; set translator.engine=transformers") as caught:
+            Cache(tmp_path / "cache").get(NLLB(name=str(tmp_path / "other"), engine="ctranslate2").stage(run, rows, "fin"))
+        assert "\n" not in str(caught.value)
+    monkeypatch.setitem(sys.modules, "ctranslate2", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="translator.engine=ctranslate2: CTranslate2 is not installed; pip install"):
+        node.check_run(run)
 
 
 def test_a_killed_translation_continues(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,9 +283,9 @@ def test_a_killed_translation_continues(checkpoint: Path, tmp_path: Path, monkey
 
 def test_unknown_language_and_folder(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(XalignError, match="its tokenizer does not know hun_Latn; use an NLLB-200 checkpoint"):
-        load_nllb(checkpoint, "eng", "hun")
+        load_tokenizer(checkpoint, "eng", "hun")
     with pytest.raises(XalignError, match="translator.name: .*cannot be opened as an NLLB model"):
-        load_nllb(tmp_path, "eng", "fin")
+        load_tokenizer(tmp_path, "eng", "fin")
     with pytest.raises(ConfigError, match="translator.name=./nowhere: no such folder"):
         build({"_target_": "xalign.translators.nllb.NLLB", "name": "./nowhere"}, "translator").check_run(SimpleNamespace())
 

@@ -14,6 +14,7 @@ from typing import Any
 from xalign.cache import digest_of, disk_error, write_json
 from xalign.compose import check_launcher, complete, explain, help_text, package_folder
 from xalign.config import XalignError, make_run
+from xalign.terminal import fail
 
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false",
          "DS_LOG_LEVEL": "error", "HYDRA_FULL_ERROR": "1", "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1"}
@@ -22,11 +23,6 @@ QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 COMMANDS = {"compare": "xalign.compare", "report": "xalign.report", "contamination": "xalign.data.contamination"}
 
 _raised: list[BaseException] = []
-
-
-def fail(message: str) -> None:
-    """One line on stderr."""
-    print(f"xalign: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def guarded(work: Any) -> int:

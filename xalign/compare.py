@@ -5,7 +5,6 @@ Reads a run's rows.jsonl, config.yaml and per-example scores: no torch, no cache
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from xalign.config import XalignError
 from xalign.languages import LANGUAGES
 from xalign.rows import ALPHA, LOWER_IS_BETTER, arrow, percent
 from xalign.tables import MISSING, Grid, markdown, number, p_value, show, write_csv
+from xalign.terminal import reading
 
 CODES = re.compile(r"\b[a-z]{3}\b")
 TESTS = {"ar": "randomisation", "bs": "bootstrap"}
@@ -255,7 +255,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--csv", metavar="FILE", type=Path, help="write the unrounded numbers of every pair too")
     parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the tables as Markdown too")
     args = parser.parse_args(argv)
-    try:
+
+    def work() -> None:
         systems = load_systems(find_runs(args.runs))
         baseline = find_baseline(systems, args.baseline) if args.baseline else None
         lines = compare_systems(systems, baseline, args.metric, args.task, args.tests)
@@ -265,17 +266,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.markdown:
             args.markdown.write_text(markdown(tables), encoding="utf-8")
         show(tables)
-        sys.stdout.flush()
-        return 0
-    except BrokenPipeError:  # the reader (head, less) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except XalignError as e:
-        message = str(e)
-    except OSError as e:
-        message = f"{e.filename}: {e.strerror}"
-    print(f"xalign: {' '.join(message.split())}", file=sys.stderr)
-    return 2
+
+    return reading(work)
 
 
 if __name__ == "__main__":

@@ -5,17 +5,16 @@ Reads only a run's rows.jsonl, run.json and config.yaml: no torch, no cache, no 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from xalign.comparison import compare, comparison_csv
-from xalign.config import XalignError
 from xalign.languages import LANGUAGES
 from xalign.rows import STARS, Line, Row, absences, arrow, lines, percent, read_rows, score, signatures, stars, uneven
 from xalign.tables import MISSING, Grid, is_number, markdown, number, p_value, show, with_error, write_csv
+from xalign.terminal import reading
 
 BASELINES_WIDTH = 27  # characters; more go on a second line
 
@@ -150,7 +149,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--csv", metavar="FILE", type=Path, help="write the unrounded numbers too")
     parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the tables as Markdown too")
     args = parser.parse_args(argv)
-    try:
+
+    def work() -> None:
         single = len(args.runs) == 1
         grids = before_after(read_rows(args.runs[0])) if single else compare(args.runs)
         if args.csv:
@@ -158,17 +158,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.markdown:
             args.markdown.write_text(markdown(grids), encoding="utf-8")
         show(grids)
-        sys.stdout.flush()
-        return 0
-    except BrokenPipeError:  # the reader (head, less) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except XalignError as e:
-        message = str(e)
-    except OSError as e:
-        message = f"{e.filename}: {e.strerror}"
-    print(f"xalign: {' '.join(message.split())}", file=sys.stderr)
-    return 2
+
+    return reading(work)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from xalign.config import XalignError
 from xalign.data.examples import read_jsonl
 from xalign.data.ngrams import Grams, ngrams, normal
 from xalign.tables import Grid, number, show
+from xalign.terminal import reading
 
 N = 8  # words
 EXAMPLES = 3  # kept of each training set and test set
@@ -216,7 +216,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("train", metavar="TRAIN", type=Path)
     parser.add_argument("tests", metavar="TEST", type=Path, nargs="+")
     args = parser.parse_args(argv)
-    try:
+
+    def work() -> None:
         rows = []
         for place, record in enumerate(read_jsonl(args.train), 1):
             response = next((str(record[k]) for k in ("response", "output") if record.get(k)), "")
@@ -232,13 +233,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for e in examples:
             grid.notes.append(f"{'whole' if e['whole'] else 'shares'}: {e['task']} {e['id']} in row {e['row']}: {e['train_text'][:160]!r}")
         show([grid])
-        return 0
-    except XalignError as e:
-        message = str(e)
-    except OSError as e:
-        message = f"{e.filename}: {e.strerror}"
-    print(f"xalign: {message}", file=sys.stderr)
-    return 2
+
+    return reading(work)
 
 
 if __name__ == "__main__":

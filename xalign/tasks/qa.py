@@ -4,40 +4,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
-from xalign.config import choice, within
-from xalign.tasks.textfiles import TextFileTask, TextItem
+from xalign.config import within
+from xalign.tasks.textfiles import TextItem
+from xalign.tasks.worded import WordedTask
 from xalign.tasks.wording import say, words
 
-if TYPE_CHECKING:
-    from xalign.config import Run
-
 QUOTES = ('""', "''", "“”", "„“", "„”", "””", "‘’", "«»", "»«", "‹›", "「」", "『』", "《》", "``")
-
-
-@dataclass(frozen=True)
-class WordedTask(TextFileTask):
-    """A task whose instruction is written in every language (prompts.yaml).
-
-    Class attributes:
-        keys: of prompts.yaml that the prompt is made of, for the predictions' key.
-
-    Attributes:
-        wording: the language of the instruction: ``target``, that of the question, or ``source``.
-    """
-
-    keys: ClassVar[tuple[str, ...]] = ()
-
-    wording: str = choice("target", "target", "source")
-
-    def told_in(self, lang: str, source: str) -> str:
-        """The language of the instruction, ISO 639-3."""
-        return lang if self.wording == "target" else source
-
-    def recipe(self, run: Run, lang: str) -> dict[str, Any]:
-        block = words(self.told_in(lang, run.source))
-        return {**super().recipe(run, lang), "words": {key: block[key] for key in self.keys}}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Ranked options whose question is written in every language (prompts.yaml)."""
+"""Tasks whose instruction or question is written in every language (prompts.yaml)."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from xalign.config import choice
 from xalign.tasks.choicefiles import ChoiceFileTask
+from xalign.tasks.files import FileTask
+from xalign.tasks.textfiles import TextFileTask
 from xalign.tasks.wording import words
 
 if TYPE_CHECKING:
@@ -13,14 +15,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class WordedChoiceTask(ChoiceFileTask):
-    """A benchmark of ranked options with its wording.
+class Worded(FileTask):
+    """A benchmark with its wording.
 
     Class attributes:
-        keys: of prompts.yaml that question and options are made of, for the predictions' key.
+        keys: of prompts.yaml that the prompt is made of, for the predictions' key.
 
     Attributes:
-        wording: the language of the question: ``target``, that of the texts, or ``source``.
+        wording: the language of the instruction: ``target``, that of the texts, or ``source``.
     """
 
     keys: ClassVar[tuple[str, ...]] = ()
@@ -28,9 +30,19 @@ class WordedChoiceTask(ChoiceFileTask):
     wording: str = choice("target", "target", "source")
 
     def told_in(self, lang: str, source: str) -> str:
-        """The language of the question, ISO 639-3."""
+        """The language of the instruction, ISO 639-3."""
         return lang if self.wording == "target" else source
 
     def recipe(self, run: Run, lang: str) -> dict[str, Any]:
         block = words(self.told_in(lang, run.source))
         return {**super().recipe(run, lang), "words": {key: block[key] for key in self.keys}}
+
+
+@dataclass(frozen=True)
+class WordedChoiceTask(Worded, ChoiceFileTask):
+    """Ranked options."""
+
+
+@dataclass(frozen=True)
+class WordedTask(Worded, TextFileTask):
+    """Generated texts."""

@@ -12,8 +12,9 @@ from xalign.metrics.base import Metric
 from xalign.tasks.base import Evaluation
 from xalign.tasks.columns import first_words, lines_of
 from xalign.tasks.files import cluster_of
-from xalign.tasks.qa import WordedTask, ask
+from xalign.tasks.qa import ask
 from xalign.tasks.textfiles import TextItem
+from xalign.tasks.worded import WordedTask
 from xalign.tasks.xglue import ORIGIN
 
 

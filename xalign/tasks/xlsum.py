@@ -12,8 +12,8 @@ from xalign.languages import LANGUAGES
 from xalign.metrics.base import Metric
 from xalign.tasks.base import Evaluation
 from xalign.tasks.files import HubFile, numbered, text_of
-from xalign.tasks.qa import WordedTask
 from xalign.tasks.textfiles import TextItem
+from xalign.tasks.worded import WordedTask
 from xalign.tasks.wording import say
 
 if TYPE_CHECKING:

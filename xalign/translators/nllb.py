@@ -1,8 +1,9 @@
-"""NLLB-200 through transformers: the translator of the SDRRL paper (3.3B, beam 4)."""
+"""NLLB-200 through transformers or CTranslate2: the translator of the SDRRL paper (3.3B, beam 4)."""
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from xalign.config import ConfigError, XalignError, choice, within
 from xalign.data.examples import read_examples, write_jsonl
 from xalign.languages import LANGUAGES
 from xalign.training.spread import spread
+from xalign.translators import ctranslate
 from xalign.translators.base import SIDES, Translator, count_sides, record
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ class NLLB(Translator):
         batch_tokens: source tokens of a batch, padding included.
         max_length: longest source sentence and longest translation, in tokens; a text with a longer one fails.
         device: auto is CUDA where there is one.
+        engine: ctranslate2 decodes faster, from the same weights converted once; an extra of the installation.
     """
 
     name: str = "facebook/nllb-200-3.3B"
@@ -71,9 +74,12 @@ class NLLB(Translator):
     batch_tokens: int = within(4096, low=1)
     max_length: int = within(200, low=8, high=1024)
     device: str = choice("auto", "auto", "cpu", "cuda")
+    engine: str = choice("transformers", "transformers", "ctranslate2")
 
     def check_run(self, run: Run) -> None:
-        """Raise ConfigError when `name` can only be a folder and is none."""
+        """Raise ConfigError when `name` can only be a folder and is none, or when the engine is not installed."""
+        if self.engine == "ctranslate2":
+            ctranslate.check_installed()
         if not self.name:
             raise ConfigError("translator.name: is empty; name a hub id such as facebook/nllb-200-3.3B, or a model folder")
         path = Path(self.name).expanduser()
@@ -95,7 +101,8 @@ class NLLB(Translator):
 
             rows = read_examples(inputs[0].file("examples.jsonl"))
             texts = [getattr(row, side) for row in rows for side in sides]
-            done, counts = self._translate(model_folder(inputs[1]), texts, source, lang, folder / "sentences.jsonl")
+            model, engine = model_folder(inputs[1]).resolve(), inputs[2].path.resolve() if inputs[2:] else None
+            done, counts = self._translate(Sentences(self, model, source, lang, engine), texts, folder / "sentences.jsonl")
             results, records = iter(done), []
             for row in rows:
                 got = {side: next(results) for side in sides}
@@ -105,16 +112,18 @@ class NLLB(Translator):
             return {**count_sides(records, sides), **counts}
 
         params = {"source": source, "lang": lang, "sides": list(sides), "beam": self.beam, "max_length": self.max_length}
-        return Stage("translate", 2, params, work, inputs=(examples, weights), seconds=3600, resumable=True,
+        inputs: tuple[Stage, ...] = (examples, weights)
+        if self.engine == "ctranslate2":  # whose key tells the two engines' translations apart
+            inputs += (ctranslate.converted(weights, self.name),)
+        return Stage("translate", 2, params, work, inputs=inputs, seconds=3600, resumable=True,
                      label=f"translate {source}→{lang} ({self.name}, {' and '.join(sides)})")
 
-    def _translate(self, model: Path, texts: Sequence[str], source: str, lang: str,
-                   log: Path) -> tuple[list[tuple[str | None, str]], dict[str, int]]:
+    def _translate(self, writer: Sentences, texts: Sequence[str], log: Path) -> tuple[list[tuple[str | None, str]], dict[str, int]]:
         """Each text as (translation or None, reason); each distinct sentence is translated once and logged."""
         lines = [split_text(text) for text in texts]
         wanted = {s: s for text in lines for _, sentences, _ in text for s in sentences if translatable(s)}
-        known: dict[str, str | None] = {r["id"]: r["text"] for r in spread(Sentences(self, model.resolve(), source, lang), wanted, log)}
-        glue = " " if LANGUAGES[lang].spaced else ""
+        known: dict[str, str | None] = {r["id"]: r["text"] for r in spread(writer, wanted, log)}
+        glue = " " if LANGUAGES[writer.lang].spaced else ""
         out: list[tuple[str | None, str]] = []
         for text in lines:
             if not any(sentences for _, sentences, _ in text):
@@ -126,31 +135,29 @@ class NLLB(Translator):
                                       for mark, sentences, tail in text), ""))
         return out, {"sentences": len(wanted), "unfinished": sum(known.get(s) is None for s in wanted)}
 
-    def batches(self, folder: Path, sentences: Sequence[str], source: str, lang: str) -> Iterator[dict[str, str | None]]:
-        """Translate `sentences`, longest first in batches of `batch_tokens`; None for one that did not end."""
-        import torch
+    def batches(self, folder: Path, sentences: Sequence[str], source: str, lang: str,
+                engine: Path | None = None) -> Iterator[dict[str, str | None]]:
+        """Translate `sentences`, longest first in batches of `batch_tokens`; None for one that did not end.
 
+        Args:
+            folder: the checkpoint.
+            engine: the checkpoint as `xalign.translators.ctranslate` converted it.
+        """
         from xalign.progress import bar
         from xalign.training.ranks import is_helper
 
-        model, tokenizer = load_nllb(folder, source, lang, self.device)
-        start = language_token(tokenizer, lang)
+        tokenizer = load_tokenizer(folder, source, lang)
+        if engine:
+            model: Any = ctranslate.Engine(engine, tokenizer, lang, self.beam, self.max_length, self.device)
+        else:
+            model = Transformers(folder, tokenizer, lang, self.beam, self.max_length, self.device)
         ids = tokenizer(list(sentences)).input_ids
         for i in (i for i, row in enumerate(ids) if len(row) > self.max_length):
             yield {sentences[i]: None}
         order = sorted((i for i, row in enumerate(ids) if len(row) <= self.max_length), key=lambda i: -len(ids[i]))
         with bar(total=len(order), desc=f"translate {source}→{lang}", unit="sentence", disable=is_helper()) as progress:
             for batch in by_tokens(order, lambda i: len(ids[i]), self.batch_tokens):
-                width = len(ids[batch[0]])
-                padded = torch.tensor([ids[i] + [tokenizer.pad_token_id] * (width - len(ids[i])) for i in batch])
-                mask = torch.tensor([[1] * len(ids[i]) + [0] * (width - len(ids[i])) for i in batch])
-                with torch.inference_mode():
-                    out = model.generate(input_ids=padded.to(model.device), attention_mask=mask.to(model.device), do_sample=False,
-                                         num_beams=self.beam, forced_bos_token_id=start, max_length=self.max_length)
-                # Position 0 is the decoder's start token, also </s>.
-                ended = (out == tokenizer.eos_token_id)[:, 1:].any(1).tolist()
-                texts = [t.strip() for t in tokenizer.batch_decode(out, skip_special_tokens=True)]
-                yield {sentences[i]: text if ok and text else None for i, text, ok in zip(batch, texts, ended, strict=True)}
+                yield dict(zip((sentences[i] for i in batch), model.translate([ids[i] for i in batch]), strict=True))
                 progress.update(len(batch))
 
 
@@ -162,35 +169,72 @@ class Sentences:
     model: Path
     source: str
     lang: str
+    engine: Path | None = None
 
     def write(self, items: Mapping[str, str], note: Callable[[dict[str, Any]], None]) -> None:
         """See `xalign.training.spread.Writer`; a sentence is its own id, its text is None where it did not end."""
-        for batch in self.node.batches(self.model, list(items), self.source, self.lang):
+        for batch in self.node.batches(self.model, list(items), self.source, self.lang, self.engine):
             for sentence, text in batch.items():
                 note({"id": sentence, "text": text})
 
 
-def load_nllb(folder: Path, source: str, lang: str, device: str = "auto") -> tuple[Any, Any]:
-    """Model (evaluation mode; bfloat16 on CUDA, float32 on CPU) and tokenizer set to source → lang.
+class Transformers:
+    """The checkpoint in transformers: bfloat16 on CUDA, float32 on CPU.
 
     Raises:
-        XalignError: if the folder holds no encoder-decoder with a tokenizer that knows both languages.
+        XalignError: if the folder holds no encoder-decoder.
     """
-    import torch
-    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    try:
+    def __init__(self, folder: Path, tokenizer: Any, lang: str, beam: int, max_length: int, device: str) -> None:
+        import torch
+        from transformers import AutoModelForSeq2SeqLM
+
+        place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        dtype = torch.bfloat16 if place == "cuda" else torch.float32
+        with opened(folder):
+            model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        self.model, self.tokenizer, self.start = model.eval().requires_grad_(False).to(place), tokenizer, language_token(tokenizer, lang)
+        self.beam, self.max_length = beam, max_length
+
+    def translate(self, rows: Sequence[list[int]]) -> list[str | None]:
+        """The translation of each row of source ids; None where it did not end within `max_length` tokens."""
+        import torch
+
+        tokenizer, width = self.tokenizer, max(map(len, rows))
+        padded = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+        with torch.inference_mode():
+            out = self.model.generate(input_ids=padded.to(self.model.device), attention_mask=mask.to(self.model.device), do_sample=False,
+                                      num_beams=self.beam, forced_bos_token_id=self.start, max_length=self.max_length)
+        ended = (out == tokenizer.eos_token_id)[:, 1:].any(1).tolist()  # position 0 is the decoder's start token, also </s>
+        texts = [t.strip() for t in tokenizer.batch_decode(out, skip_special_tokens=True)]
+        return [text if ok and text else None for text, ok in zip(texts, ended, strict=True)]
+
+
+def load_tokenizer(folder: Path, source: str, lang: str) -> Any:
+    """The tokenizer of `folder`, set to source → lang.
+
+    Raises:
+        XalignError: if there is none, or if it does not know both languages.
+    """
+    from transformers import AutoTokenizer
+
+    with opened(folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, src_lang=LANGUAGES[source].flores, tgt_lang=LANGUAGES[lang].flores,
                                                   local_files_only=True)
-        model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.bfloat16 if place == "cuda" else torch.float32,
-                                                      local_files_only=True)
+    for code in (source, lang):
+        language_token(tokenizer, code)
+    return tokenizer
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[None]:
+    """Turn what transformers raises about `folder` into one line."""
+    try:
+        yield
     except (OSError, ValueError, KeyError) as e:
         reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
         raise XalignError(f"translator.name: {folder} cannot be opened as an NLLB model ({reason})") from None
-    for code in (source, lang):
-        language_token(tokenizer, code)
-    return model.eval().requires_grad_(False).to(place), tokenizer
 
 
 def language_token(tokenizer: Any, lang: str) -> int:
