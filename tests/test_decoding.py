@@ -1,17 +1,25 @@
 """Continuous batching, beams and stop rules against transformers' `generate`, one prompt at a time, on a random Llama."""
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 import test_backbones
+import torch
 from test_backbones import QUESTIONS, alone
 
 from xalign.backbones.decoding import decode
+from xalign.backbones.node import HubBackbone
+from xalign.backbones.soft import FILE
+from xalign.backbones.vllm import VllmBackbone
+from xalign.config import ConfigError, XalignError
 
 folder, backbone = test_backbones.folder, test_backbones.backbone  # fixtures
 PROMPTS = [*QUESTIONS, "x", "a much longer question than the others, so that lengths differ within a batch", "Name: Oslo", "x y", "x"]
 
 
-@pytest.mark.parametrize("tokens, read", [(150, 384), (150, 16), (6144, 60), (1, 384)])
+@pytest.mark.parametrize("tokens, read", [(150, 384), (150, 16), (8192, 60), (1, 384)])
 def test_greedy_answers_equal_transformers_and_keep_their_order(backbone, monkeypatch, tokens, read):
     """Few lines that others wait for, prompts read in pieces, all at once, one after the other."""
     monkeypatch.setattr("xalign.backbones.decoding.BATCH_TOKENS", tokens)
@@ -72,3 +80,56 @@ def test_answers_end_at_stop_tokens_and_line_breaks(backbone, monkeypatch):
     assert backbone.generate(QUESTIONS, 12) == [""] * 4
     tokens = backbone.tokenizer("\nab\n", add_special_tokens=False).input_ids
     assert [backbone._is_break(tokens[:k]) for k in range(1, len(tokens) + 1)] == [False] * (len(tokens) - 1) + [True]
+
+
+def stand_in(backbone):
+    """vLLM's interface, as documented, over the tiny backbone's own model."""
+    class LLM:
+        def __init__(self, model, dtype, max_model_len, generation_config, trust_remote_code):
+            assert (dtype, generation_config, trust_remote_code) == ("auto", "vllm", False)
+            self.longest = max_model_len
+
+        def generate(self, prompts, params, use_tqdm):
+            assert params.temperature == 0.0 and all(len(p["prompt_token_ids"]) + params.max_tokens <= self.longest for p in prompts)
+            return [self.answer(p["prompt_token_ids"], params) for p in prompts]
+
+        def answer(self, ids, params):
+            if hasattr(params, "prompt_logprobs"):
+                with torch.inference_mode():
+                    logp = backbone.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+                seen = [{t: SimpleNamespace(logprob=row[t].item())} for row, t in zip(logp[:-1], ids[1:], strict=True)]
+                return SimpleNamespace(prompt_logprobs=[None, *seen])
+            out = backbone.model.generate(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long), do_sample=False,
+                                          max_new_tokens=params.max_tokens, eos_token_id=params.stop_token_ids, pad_token_id=0)
+            return SimpleNamespace(outputs=[SimpleNamespace(token_ids=tuple(out[0, len(ids):].tolist()))])
+
+    return SimpleNamespace(LLM=LLM, SamplingParams=SimpleNamespace, TokensPrompt=dict)
+
+
+def test_vllm_is_asked_for_the_same_scores_and_answers(backbone, tmp_path, monkeypatch):
+    backbone.save(tmp_path / "model")
+    monkeypatch.setitem(sys.modules, "vllm", stand_in(backbone))
+    monkeypatch.setattr("xalign.backbones.vllm.CHUNK", 2)
+    served = VllmBackbone(tmp_path / "model", backbone.tokenizer, HubBackbone(name="x", engine="vllm", max_length=256))
+    long = ["word " * 600 + "end?"]  # cut to leave room for the token that vLLM writes
+    options = [["Suva", "Helsinki"]] * len(PROMPTS)
+    for theirs, ours in zip(served.score(PROMPTS, options), backbone.score(PROMPTS, options), strict=True):
+        assert [s.sum for s in theirs] == pytest.approx([s.sum for s in ours], abs=1e-4)
+    assert served.score(long, [["no"]])[0][0].tokens and served.truncated == 1
+    seen = {}
+    free = backbone.generate(PROMPTS, 12)
+    assert served.generate(PROMPTS, 12, each=seen.__setitem__) == free and seen == dict(enumerate(free))
+    assert served.generate(PROMPTS, 12, stop=[free[0][3:6]]) == backbone.generate(PROMPTS, 12, stop=[free[0][3:6]])
+    with pytest.raises(XalignError, match="beams=2; set backbone.engine=native"):
+        served.generate(["x"], 4, beams=2)
+    (tmp_path / "model" / FILE).touch()
+    with pytest.raises(XalignError, match="soft prompts, which vLLM does not read"):
+        VllmBackbone(tmp_path / "model", backbone.tokenizer, HubBackbone(name="x"))
+
+
+def test_an_engine_that_is_not_installed_is_refused_before_anything_runs(folder, monkeypatch):
+    monkeypatch.setattr("xalign.backbones.node.find_spec", lambda name: None)
+    node = HubBackbone(name=str(folder), engine="vllm")
+    with pytest.raises(ConfigError, match="backbone.engine=vllm: vLLM is not installed; pip install"):
+        node.check_run(SimpleNamespace())
+    assert node.params() == {**HubBackbone().params(), "engine": "vllm"}

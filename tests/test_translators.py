@@ -225,17 +225,28 @@ def test_a_translation_that_does_not_end_fails(checkpoint: Path, tmp_path: Path,
 @pytest.mark.parametrize("beam", [1, 4])
 def test_engines_agree(checkpoint: Path, tmp_path: Path, beam: int) -> None:
     """On sentences that the model never saw, and on those that it cannot end."""
+    import shutil
+
+    import torch
+    from transformers import AutoModelForSeq2SeqLM
+
+    blurred = tmp_path / "blurred"  # the checkpoint itself only knows six sentences
+    shutil.copytree(checkpoint, blurred)
+    model = AutoModelForSeq2SeqLM.from_pretrained(checkpoint)
+    generator = torch.Generator().manual_seed(0)
+    for p in model.parameters():
+        p.data += torch.randn(p.shape, generator=generator) * 0.5 * p.data.std()
+    model.save_pretrained(blurred)
     words = ["The", "lamp", "door", "is", "cold", "open", "on", "Is it"]
     rows = [Example(str(i), "eng", " ".join(Random(i).sample(words, 2 + i % 4)), "x") for i in range(60)]
     texts = {}
     for engine in ("transformers", "ctranslate2"):
-        node = NLLB(name=str(checkpoint), beam=beam, max_length=20, device="cpu", engine=engine)
+        node = NLLB(name=str(blurred), beam=beam, max_length=20, device="cpu", engine=engine)
         stage = node.stage(SimpleNamespace(source="eng"), examples_stage(rows), "fin", ("prompt",))
         texts[engine] = [r["prompt"] for r in read_jsonl(Cache(tmp_path).get(stage).file("examples.jsonl"))]
     ours, theirs = texts.values()
-    print(ours, [(a,b) for a,b in zip(ours,theirs) if a!=b])
     assert None in ours and len(set(ours)) > 8
-    assert sum(a == b for a, b in zip(ours, theirs, strict=True)) >= (60 if beam == 1 else 57), "beams may stop at different times"
+    assert ours == theirs
 
 
 def test_ctranslate2_is_refused_where_it_cannot_work(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,8 @@ from xalign.compose import check_launcher, complete, explain, help_text, package
 from xalign.config import XalignError, make_run
 from xalign.terminal import fail
 
-QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false",
+QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_VERBOSITY": "error",
+         "TOKENIZERS_PARALLELISM": "false",
          "DS_LOG_LEVEL": "error", "HYDRA_FULL_ERROR": "1", "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1"}
 
 

@@ -100,7 +100,9 @@ def complete(overrides: list[str]) -> list[str]:
         return out
     text = next((o.split("=", 1)[1] for o in reversed(overrides) if o.startswith("task=")), "")
     text = text or _experiment_task(next((o.split("=", 1)[1] for o in overrides if o.startswith("experiments=")), "")) or defaults()["task"]
-    names = [name.strip() for name in text.strip("[] ").split(",")]
+    names = [name.strip() for name in text.strip("[] ").split(",") if name.strip()]
+    if not names:
+        raise ConfigError(f"task={text}: name at least one task, e.g. task=belebele or 'task=[belebele,xquad]'")
     if len(names) > 1 and not text.lstrip().startswith("["):
         raise ConfigError(f"{short[0]}: belongs to no one task of the sweep {text}; write 'task=[{text}]' (one run evaluates them all) or "
                           f"{short[0].replace('task.', f'task.{names[0]}.', 1)}")

@@ -209,7 +209,7 @@ def make_run(config: dict[str, Any], chosen: dict[str, str]) -> Run:
     nodes = {name: build(config[name], name) for name in Run.NODES if name != "task"}
     run = Run(lang=langs, source=source, seed=seed, plan=config["plan"], runs=config["runs"], cache=config["cache"], mode=mode,
               choices={k: ",".join(v) if isinstance(v, (list, tuple)) else v for k, v in chosen.items()},
-              tasks=build_tasks(config["task"]), **nodes)
+              tasks=build_tasks(config.get("task")), **nodes)
     for name in Run.EVALUATING if mode == "evaluate" else (*Run.NODES[1:], "method"):  # the method last: it asks whether the others fit
         for node in run.tasks if name == "task" else (nodes[name],):
             hook = getattr(node, "check_run", None)

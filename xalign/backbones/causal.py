@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,8 +147,6 @@ class CausalBackbone(Trainable):
             options: for each prompt, its answer strings (none empty).
             shots: (question, answer) turns before every prompt; not with `raw_text`.
         """
-        from xalign.backbones.scoring import score_rows
-
         texts = list(prompts) if raw_text else [self.prompt(p, shots) for p in prompts]
         lead = " " if raw_text else self.lead
         ids = self._ids(texts)
@@ -160,7 +158,7 @@ class CausalBackbone(Trainable):
         for prompt, n in zip(ids, counts, strict=True):
             own = [next(answers) for _ in range(n)]
             rows.append((self._fit(prompt, max(map(len, own), default=0)), own))
-        sums = score_rows(self.model, rows)
+        sums = self._sums(rows)
         return [[OptionScore(s, len(a), len(text.encode())) for s, a, text in zip(got, own, texts_, strict=True)]
                 for got, (_, own), texts_ in zip(sums, rows, options, strict=True)]
 
@@ -178,8 +176,6 @@ class CausalBackbone(Trainable):
             stop: end an answer before the first of these strings.
             beams: 1 decodes greedily.
         """
-        from xalign.backbones.decoding import decode
-
         rows = [self._fit(ids, max_new_tokens) for ids in (self._ids(list(prompts)) if raw_text else self.encode_prompts(prompts, shots))]
         texts = [""] * len(rows)
         window = max((len(s.encode()) for s in stop), default=0) + 4  # tokens that can hold a stop string
@@ -190,13 +186,26 @@ class CausalBackbone(Trainable):
             tail = self.tokenizer.decode(tokens[-window:], skip_special_tokens=True) if stop else ""
             return any(s in tail for s in stop)
 
-        for i, tokens in decode(self.model, rows, max_new_tokens, self.stop, ends if stop_newline or stop else None, beams):
+        for i, tokens in self._decode(rows, max_new_tokens, ends if stop_newline or stop else None, beams):
             text = self.tokenizer.decode(tokens, skip_special_tokens=True)
             text = text[:min((at for at in map(text.find, stop) if at >= 0), default=len(text))].strip()
             texts[i] = text.split("\n")[0].strip() if stop_newline else text
             if each:
                 each(i, texts[i])
         return texts
+
+    def _sums(self, rows: list[tuple[list[int], list[list[int]]]]) -> list[list[float]]:
+        """Log-likelihood of each row's (prompt ids, ids of the options)."""
+        from xalign.backbones.scoring import score_rows
+
+        return score_rows(self.model, rows)
+
+    def _decode(self, rows: list[list[int]], max_new_tokens: int, ends: Callable[[list[int]], bool] | None,
+                beams: int) -> Iterator[tuple[int, list[int]]]:
+        """(index, ids) of each answer as soon as it is finished."""
+        from xalign.backbones.decoding import decode
+
+        return decode(self.model, rows, max_new_tokens, self.stop, ends, beams)
 
     def _is_break(self, tokens: list[int]) -> bool:
         """True if the last of `tokens` holds a line break and some text stands before it."""

@@ -14,7 +14,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from xalign.backbones.scoring import Reader, Tree, logits_at, passes, takes_trees
 
-BATCH_TOKENS = 6144  # prompt and answer tokens of one batch on CPU
+BATCH_TOKENS = 8192  # prompt and answer tokens of one batch on CPU
 BATCH_ROWS = 8       # rows of one batch of `generate`
 ROOM = 32            # columns that a cache has to grow into
 COMPACT = 0.8        # share of living lines below which the finished ones, which cost as much, are dropped

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -203,11 +204,23 @@ class HubBackbone(Hub, Causal):
 
     Attributes:
         instruct: the model follows instructions already; false makes SDRRL answer with an SFT model.
+        engine: what scores and answers outside training; vllm is an extra of the installation and needs a GPU.
     """
 
     instruct: bool = False
+    engine: str = choice("native", "native", "vllm")
 
     example = "meta-llama/Llama-2-7b-hf"
+
+    def check_run(self, run: Run) -> None:
+        """See `Hub.check_run`; the engine has to be installed."""
+        super().check_run(run)
+        if self.engine == "vllm" and find_spec("vllm") is None:
+            raise ConfigError("backbone.engine=vllm: vLLM is not installed; pip install -e '.[vllm]' on a machine with a GPU, or set "
+                              "backbone.engine=native")
+
+    def params(self) -> dict[str, Any]:
+        return {**super().params(), **({"engine": self.engine} if self.engine != "native" else {})}
 
 
 @dataclass(frozen=True)

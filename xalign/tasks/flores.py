@@ -44,7 +44,7 @@ class ParallelTask(TextFileTask):
 
     def lacks(self, run: Run, lang: str) -> str:
         """Why `lang` cannot be evaluated; the source language has no translation of its own."""
-        return f"{lang} is the source language; its translations are scored with each target" if lang == run.source else \
+        return f"task.{self.name}: {lang} is the source language; its translations are scored with each target" if lang == run.source else \
             super().lacks(run, lang)
 
     def read(self, folder: Path, lang: str, source: str) -> tuple[list[TextItem], list[TextItem]]:

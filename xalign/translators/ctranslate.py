@@ -12,6 +12,7 @@ from xalign.config import ConfigError, XalignError
 from xalign.languages import LANGUAGES
 
 INSTALL = "pip install -e '.[ctranslate2]', or set translator.engine=transformers"
+PATIENCE = 2  # transformers searches on while a growing beam could still win; with 1, a fifth of a noisy model's translations differed
 
 
 def check_installed() -> None:
@@ -45,8 +46,7 @@ def converted(weights: Stage, name: str) -> Stage:
 class Engine:
     """A converted model that translates token ids into one language.
 
-    Float32 on CPU and bfloat16 on CUDA, as with transformers. Scores of finished beams are divided by their length in both; where
-    beams end at different lengths, the two may stop searching at different times, and now and then choose another translation.
+    Float32 on CPU and bfloat16 on CUDA, as with transformers, and the same translations, but for ties.
     """
 
     def __init__(self, folder: Path, tokenizer: Any, lang: str, beam: int, max_length: int, device: str) -> None:
@@ -65,7 +65,7 @@ class Engine:
         # max_length counts, as transformers does, the decoder's start token too; the language's is the first of the prediction
         found = self.model.translate_batch([tokenizer.convert_ids_to_tokens(row) for row in rows], [[self.start]] * len(rows),
                                            beam_size=self.beam, max_input_length=0, max_decoding_length=self.max_length - 1,
-                                           return_end_token=True)
+                                           return_end_token=True, patience=PATIENCE if self.beam > 1 else 1)
         texts: list[str | None] = []
         for tokens in (result.hypotheses[0] for result in found):
             text = tokenizer.decode(tokenizer.convert_tokens_to_ids(tokens), skip_special_tokens=True).strip()
