@@ -85,7 +85,7 @@ class Lines:
         self.device = next(model.parameters()).device
         self.tokens = self.lengths = torch.zeros(0, dtype=torch.long, device=self.device)  # to be read next; in the cache
         self.budget = BATCH_TOKENS if self.device.type == "cpu" else 16 * BATCH_TOKENS
-        self.longest = 0
+        self.longest, self.measured = 0, self.device.type == "cpu"
 
     def room(self, length: int, wanted: int) -> int:
         """How many of `wanted` prompts that may grow to `length` tokens can join now; few at a time are not worth a pass."""
@@ -110,7 +110,8 @@ class Lines:
                 continue
             own = self.cache.layers[k]
             own.fill(torch.cat([_aligned(own.keys, width), keys]), torch.cat([_aligned(own.values, width), values]))
-        if self.device.type == "cuda" and not self.rows:  # a large model on a small device: half of what is free
+        if not self.measured:  # a large model on a small GPU: half of what is free
+            self.measured = True
             size = sum(x.nbytes for layer in self.cache.layers for x in (layer.keys, layer.values)) // (len(rows) * width)
             self.budget = min(self.budget, torch.cuda.mem_get_info(self.device)[0] // 2 // size)
         self.rows = self.rows + rows

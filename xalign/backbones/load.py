@@ -40,6 +40,10 @@ def load_backbone(folder: Path, node: Backbone, train: bool = False) -> CausalBa
     with quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+            if not train and getattr(node, "engine", "native") == "vllm":
+                from xalign.backbones.vllm import VllmBackbone
+
+                return VllmBackbone(folder, tokenizer, node)
             model = (_encoder if node.kind == "encoder" else _causal)(folder, node, train, {**options, "dtype": dtype})
         except (OSError, ValueError, KeyError, ImportError) as e:
             reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
