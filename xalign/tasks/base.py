@@ -184,6 +184,11 @@ def records_of(ev: Evaluation, name: str) -> list[dict[str, Any]]:
     return list(ev.journal(name).done.values())
 
 
+def tasks_of(ev: Evaluation, records: Sequence[dict[str, Any]]) -> list[str]:
+    """The tasks that records name, those from the source language first: records lie in the order in which they were finished."""
+    return sorted({r["task"] for r in records}, key=lambda task: (task.partition(":")[0], f":{ev.source}-" not in task, task))
+
+
 def example_rows(records: Sequence[dict[str, Any]], values: Sequence[float | None],
                  statistics: Sequence[Sequence[float]] | None = None) -> list[list[Any]]:
     """[id, cluster, value] of each record, as `Evaluation.add` takes them; with its `statistics` for a corpus metric."""

@@ -15,7 +15,7 @@ from xalign.languages import LANGUAGES
 from xalign.metrics.answers import F1, Containment, ExactMatch
 from xalign.metrics.base import Score
 from xalign.metrics.offtarget import OffTarget
-from xalign.tasks.base import ENCODER_SECONDS, Evaluation, Request, Task, example_rows, generate_all, records_of
+from xalign.tasks.base import ENCODER_SECONDS, Evaluation, Request, Task, example_rows, generate_all, records_of, tasks_of
 from xalign.tasks.learned import learned_inputs
 from xalign.tasks.ranking import Question, add_chance, add_majority, add_ranking, most_common, rank_options
 from xalign.tasks.texts import add_off_target, add_translation, learned_params, tokenizers, translation_metrics
@@ -125,7 +125,7 @@ class LabTask(Task):
             return
         answers, translated = records_of(ev, "open"), [*records_of(ev, "phrases"), *records_of(ev, "sentences")]
         _add_open(ev, answers)
-        for name in dict.fromkeys(r["task"] for r in translated):
+        for name in tasks_of(ev, translated):
             add_translation(ev, name, [r for r in translated if r["task"] == name])
         if target and self.sentences and not records_of(ev, "sentences"):
             for a, b in ((ev.source, ev.lang), (ev.lang, ev.source)):

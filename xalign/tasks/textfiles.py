@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from xalign.config import ConfigError, within
 from xalign.metrics.base import Metric, Score
-from xalign.tasks.base import Evaluation, Request, example_rows, generate_all, records_of
+from xalign.tasks.base import Evaluation, Request, example_rows, generate_all, records_of, tasks_of
 from xalign.tasks.files import FileTask
 from xalign.tasks.learned import add_similarity, learned_inputs
 from xalign.tasks.texts import add_off_target, learned_params
@@ -143,7 +143,7 @@ class TextFileTask(FileTask):
 
     def score(self, ev: Evaluation) -> None:
         records = records_of(ev, self.name)
-        for task in dict.fromkeys(r["task"] for r in records):
+        for task in tasks_of(ev, records):
             own = [r for r in records if r["task"] == task]
             ev.facts[task] = len(own)
             self.score_part(ev, task, own)
