@@ -16,7 +16,9 @@ from xalign.metrics.node import Metrics
 from xalign.tasks.base import Journal
 from xalign.tasks.evaluate import evaluation
 from xalign.tasks.mkqa import MkqaTask, binary, read_mkqa, write_rows
+from xalign.tasks.qa import among_others
 from xalign.tasks.squad import MlqaTask, XQuadTask, read_squad, write_squad
+from xalign.tasks.textfiles import TextItem
 from xalign.tasks.wording import language_name
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
@@ -100,7 +102,8 @@ def test_xquad_scores_are_those_of_squad_s_script(cache, tmp_path):
     put(tmp_path / "xquad.de.json", squad_json())
     task = XQuadTask(path=str(tmp_path), max_new_tokens=3)
     scores, records = scores_of(cache, task, "deu")
-    assert {(m, n) for _, m, n in scores} == {(m, "model") for m in task.metric_names()} | {("off_target", "reference")}
+    assert {(m, n) for _, m, n in scores} == {(m, "model") for m in task.metric_names()} | \
+        {("off_target", "reference"), ("mrr_tokens", "chance")}
     assert all(r["raw"].startswith(r["prediction"][:1]) and r["task"] == "xquad" and r["lang"] == "deu" for r in records)
     # q1 right but for an article and a point; q2 one of two words; q3 in a longer answer; q4 wrong
     said = {"xquad/q1": "The 1902.", "xquad/q2": "nine medals", "xquad/q3": "It was Nurmi", "xquad/q4": "Turku"}
@@ -109,6 +112,29 @@ def test_xquad_scores_are_those_of_squad_s_script(cache, tmp_path):
     assert scores["f1", "model"]["value"] == pytest.approx((1 + 2 / 3 + 2 / 4 + 0) / 4)
     assert scores["containment", "model"]["value"] == 3 / 4
     assert "squad" in scores["f1", "model"]["signature"] and scores["f1", "model"]["se"] > 0
+
+
+def test_mrr_ranks_the_right_answer_among_those_to_other_questions(tmp_path):
+    items = [TextItem(str(n), "c", f"Question {n}?", "deu", refs) for n, refs in enumerate(
+        [("Turku", "die Stadt Turku"), ("1902",), ("Nurmi",), ("turku.",), ("",), ("nine",), ("Oslo",)])]
+    questions = among_others(items, 3, "x")
+    assert [q.id for q in questions] == ["0", "1", "2", "3", "5", "6"]  # the fourth has no answer
+    assert all(len(set(q.options)) == 4 and q.gold == 0 and q.options[0] == items[int(q.id)].references[0] for q in questions)
+    assert "turku." not in questions[0].options and "Turku" not in questions[3].options  # right, not wrong
+    assert questions == among_others(items, 3, "x") and len({q.options[1:] for q in questions}) > 1
+    put(tmp_path / "xquad.de.json", squad_json())
+    cache = tmp_path / "cache"
+    scores, _ = scores_of(cache, XQuadTask(path=str(tmp_path), max_new_tokens=3), "deu")
+    ranked = [r for path in cache.glob("predict/*/predictions.xquad.ranked.jsonl") for r in read_jsonl(path)]
+    assert {r["task"] for r in ranked} == {"xquad"} and all(2 <= len(r["options"]) <= 10 for r in ranked)
+    reciprocal = []
+    for r in ranked[:4]:  # by log-likelihood per token; ties do not happen here
+        value = [s / k for s, k in zip(r["logp"], r["tokens"], strict=True)]
+        reciprocal.append(1 / (1 + sum(v > value[0] for v in value)))
+    assert scores["xquad", "mrr_tokens", "model"]["value"] == pytest.approx(sum(reciprocal) / 4)
+    assert scores["xquad", "mrr_tokens", "model"]["signature"] == "options:tokens|shots:0|ties:shared|distractors:9|prompt:target"
+    scores, _ = scores_of(cache, XQuadTask(path=str(tmp_path), max_new_tokens=3, distractors=0), "deu")
+    assert not any("mrr" in metric for _, metric, _ in scores)
 
 
 @pytest.mark.parametrize("context, question, part", [("same", "de", ""), ("source", "en", "context-eng"), ("zho", "zh", "context-zho")])

@@ -120,6 +120,8 @@ def item_sets(predictions: Iterable[Artifact]) -> Iterator[ItemSet]:
     for artifact in predictions:
         lang = artifact.receipt["params"]["lang"]
         for path in sorted(artifact.path.glob("predictions.*.jsonl"), key=lambda p: p.name.split(".")):
+            if path.name.endswith(".ranked.jsonl"):  # items of another journal with options
+                continue
             found: dict[str, ItemSet] = {}
             for record in read_jsonl(path):
                 task = record.get("task") or path.name.split(".")[1]

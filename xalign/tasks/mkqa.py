@@ -60,7 +60,7 @@ class MkqaTask(AnswerTask):
             f"task.mkqa: MKQA has no {LANGUAGES[lang].name} ({lang}); it has {' '.join(self.languages)}"
 
     def metric_names(self) -> list[str]:
-        return ["em", "f1", "f1_best", "off_target"]
+        return ["em", "f1", "f1_best", *(["mrr_tokens"] if self.distractors else []), "off_target"]
 
     def read(self, folder: Path, lang: str, source: str) -> tuple[list[TextItem], list[TextItem]]:
         """Solved examples are the first questions with an answer, which are then not asked."""
