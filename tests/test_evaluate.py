@@ -126,3 +126,18 @@ def test_official_files_are_written_from_the_hub_s_rows(cache, tmp_path):
     assert [q.gold for q in task.load(artifact.path, "deu", "eng")[1]] == [1, 1, 1]
     with pytest.raises(XalignError, match=r"nowhere/at-all \(deu_Latn\): test could not be read from the hub .*task.path"):
         fetch(HubFile("x.jsonl", "nowhere/at-all", "deu_Latn", "test"), "main", tmp_path / "x.jsonl")
+
+
+def test_a_metric_that_failed_is_tried_again_without_predicting_again(tmp_path):
+    for code, text in (("eng", "The lamp {} is on."), ("fin", "Lamppu {} on päällä.")):
+        (tmp_path / f"{code}.txt").write_text("".join(text.format(i) + "\n" for i in range(4)), encoding="utf-8")
+    command = ["mode=evaluate", "backbone=tiny", "task=ntrex", "lang=fin", f"task.path={tmp_path}", "task.max_new_tokens=4", "tracker=none",
+               f"cache={tmp_path / 'cache'}", "metric.comet.model=Unbabel/wmt22-comet-da"]  # no hub here, and perhaps no COMET
+    for ran in ("predict", "score"):
+        done = xalign(*command, cwd=tmp_path)
+        assert done.returncode == 0 and f"{ran} ntrex fin, untrained model …" in done.stdout, done.stderr
+    assert "predict ntrex fin, untrained model …" not in done.stdout and "finished earlier" not in done.stdout
+    rows = [r for path in (tmp_path / "runs").glob("*/rows.jsonl") for r in read_jsonl(path) if r["when"] == "before"]
+    comet = [r for r in rows if r["metric"] == "comet"]
+    assert len(comet) == 2 and all(r["value"] is None and "could not be scored by" in r["reason"] for r in comet)
+    assert all(r["value"] is not None for r in rows if r["metric"] in ("bleu", "chrf", "chrf++"))
