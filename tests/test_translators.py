@@ -305,6 +305,3 @@ def test_key_follows_what_decides_the_text(checkpoint: Path) -> None:
     node = NLLB(name=str(checkpoint))
     assert node.stage(run, rows, "fin").key != NLLB(name=str(checkpoint), beam=1).stage(run, rows, "fin").key
     assert node.stage(run, rows, "fin").key == NLLB(name=str(checkpoint), batch_tokens=8).stage(run, rows, "fin").key
-
-
-# the laboratory
