@@ -147,7 +147,7 @@ def key_columns(rows: Sequence[Entry], is_source: bool) -> list[tuple[bool, str,
 
 def _head(rows: Sequence[Entry], column: tuple[bool, str, str]) -> str:
     """Task, metric and n on short lines."""
-    counts = dict.fromkeys(r["n"] for e in rows if not e.reference for r in [e.cell(column)] if r and is_number(r["n"]))
+    counts = dict.fromkeys(r["n"] for e in rows if not e.reference for r in [e.cell(column)] if r and is_number(r["value"]))
     n = f"n {min(counts)}–{max(counts)}" if len(counts) > 1 else f"n {next(iter(counts), MISSING)}"
     return "\n".join([*re.split(r"[ _]|(?=→)", arrow(column[1])), *re.split(r"[ _]|(?=→)", column[2]), n])
 
