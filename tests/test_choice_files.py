@@ -182,7 +182,8 @@ def test_solved_examples_come_from_the_dev_file_or_are_taken_out_of_the_test(cac
     solved, questions, _ = task.load(tmp_path, "fin", "eng")
     assert [q.id for q in solved] == ["pawsx/9"] and len(questions) == 4
     scores, _ = scores_of(cache, task, "fin", "fin", Tiny())
-    assert scores["accuracy_raw", "model"]["signature"] == "options:raw|shots:1 from dev|ties:shared"
+    assert scores["accuracy_raw", "model"]["signature"] == f"options:raw|shots:1 from dev|ties:shared|prompt:{task.asked}"
+    assert task.asked != PawsXTask(prompt=PROMPT).asked
     (tmp_path / "belebele").mkdir()
     rows = [{"link": "", "question_number": 1, "flores_passage": f"Text {i // 2}.", "question": f"Question {i}?", "correct_answer_num": "2",
              **{f"mc_answer{k}": f"answer {i} {k}" for k in range(1, 5)}} for i in range(6)]
@@ -191,7 +192,7 @@ def test_solved_examples_come_from_the_dev_file_or_are_taken_out_of_the_test(cac
     solved, questions, _ = own.load(own.root(), "fin", "eng")
     assert [q.id for q in solved] == ["belebele/1", "belebele/3"] and [q.id for q in questions] == ["belebele/5", "belebele/6"]
     scores, predictions = scores_of(cache, own, "fin", "fin", Tiny())
-    assert scores["accuracy_raw", "model"]["signature"] == "options:raw|shots:2 from test|ties:shared"
+    assert scores["accuracy_raw", "model"]["signature"] == "options:raw|shots:2 from test|ties:shared|prompt:plain"
     with pytest.raises(ConfigError, match="task.belebele.shots=3: .*fin_Latn.jsonl has too few questions"):
         BelebeleTask(path=str(tmp_path), shots=3).load(own.root(), "fin", "eng")
 

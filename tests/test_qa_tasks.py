@@ -132,7 +132,7 @@ def test_mrr_ranks_the_right_answer_among_those_to_other_questions(tmp_path):
         value = [s / k for s, k in zip(r["logp"], r["tokens"], strict=True)]
         reciprocal.append(1 / (1 + sum(v > value[0] for v in value)))
     assert scores["xquad", "mrr_tokens", "model"]["value"] == pytest.approx(sum(reciprocal) / 4)
-    assert scores["xquad", "mrr_tokens", "model"]["signature"] == "options:tokens|shots:0|ties:shared|distractors:9|prompt:target"
+    assert scores["xquad", "mrr_tokens", "model"]["signature"] == "options:tokens|shots:0|ties:shared|prompt:target|distractors:9"
     scores, _ = scores_of(cache, XQuadTask(path=str(tmp_path), max_new_tokens=3, distractors=0), "deu")
     assert not any("mrr" in metric for _, metric, _ in scores)
 

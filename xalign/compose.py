@@ -95,26 +95,42 @@ def complete(overrides: list[str]) -> list[str]:
     out = list(overrides)
     if "backbone.name" in keys and not keys & {"backbone", "experiments"}:
         out.insert(0, "backbone=hf")
+    chosen = _chosen_tasks(overrides)
+    for o in out:
+        name = o.split("=", 1)[0].removeprefix("task.").split(".")[0] if o.startswith("task.") else ""
+        if name in offered("task") and name not in chosen and "experiments" not in keys:  # which may be the user's own
+            raise ConfigError(f"{o.split('=', 1)[0]}: {name} is not among the chosen tasks ({', '.join(chosen)}); add task={name}")
     short = [o for o in out if o.startswith("task.") and o.split("=", 1)[0].split(".")[1] not in offered("task")]
     if not short:
         return out
-    text = next((o.split("=", 1)[1] for o in reversed(overrides) if o.startswith("task=")), "")
-    text = text or _experiment_task(next((o.split("=", 1)[1] for o in overrides if o.startswith("experiments=")), "")) or defaults()["task"]
-    names = [name.strip() for name in text.strip("[] ").split(",") if name.strip()]
-    if not names:
-        raise ConfigError(f"task={text}: name at least one task, e.g. task=belebele or 'task=[belebele,xquad]'")
-    if len(names) > 1 and not text.lstrip().startswith("["):
+    text = _task_choice(overrides)
+    if len(chosen) > 1 and not text.lstrip().startswith("["):
         raise ConfigError(f"{short[0]}: belongs to no one task of the sweep {text}; write 'task=[{text}]' (one run evaluates them all) or "
-                          f"{short[0].replace('task.', f'task.{names[0]}.', 1)}")
+                          f"{short[0].replace('task.', f'task.{chosen[0]}.', 1)}")
     for o in short:
         key = o.split("=", 1)[0].removeprefix("task.")
-        having = [n for n in names if n not in offered("task") or f"task.{n}.{key.split('.')[0]}" in keys_of("task", n)]
+        having = [n for n in chosen if n not in offered("task") or f"task.{n}.{key.split('.')[0]}" in keys_of("task", n)]
         if not having:
-            every = [k.split(".")[-1] for name in names for k in keys_of("task", name)]
+            every = [k.split(".")[-1] for name in chosen for k in keys_of("task", name)]
             raise ConfigError(f"task.{key}: unknown key{nearest(key, every)} Keys: {', '.join(dict.fromkeys(every))}")
         at = out.index(o)
         out[at:at + 1] = [f"task.{name}.{o.removeprefix('task.')}" for name in having]
     return out
+
+
+def _task_choice(overrides: list[str]) -> str:
+    """The value of ``task=``: the command line's, the experiment's, or the default."""
+    text = next((o.split("=", 1)[1] for o in reversed(overrides) if o.startswith("task=")), "")
+    return text or _experiment_task(next((o.split("=", 1)[1] for o in overrides if o.startswith("experiments=")), "")) or defaults()["task"]
+
+
+def _chosen_tasks(overrides: list[str]) -> list[str]:
+    """The names in `_task_choice`; ConfigError if there is none."""
+    text = _task_choice(overrides)
+    names = [name.strip() for name in text.strip("[] ").split(",") if name.strip()]
+    if not names:
+        raise ConfigError(f"task={text}: name at least one task, e.g. task=belebele or 'task=[belebele,xquad]'")
+    return names
 
 
 def _experiment_task(name: str) -> str:

@@ -113,7 +113,10 @@ def build(values: dict[str, Any], key: str) -> Any:
         node = OmegaConf.to_object(OmegaConf.merge(schema, values))
     except OmegaConfBaseException as e:
         where = f"{key}.{e.full_key}" if getattr(e, "full_key", None) else key
-        raise ConfigError(f"{where}={values.get(e.full_key, '')}: {str(e).splitlines()[0]}") from None
+        wrong: Any = values
+        for part in (e.full_key or "").split("."):
+            wrong = wrong.get(part, "") if isinstance(wrong, dict) else ""
+        raise ConfigError(f"{where}={wrong}: {str(e).splitlines()[0]}") from None
     node.check(key)
     return node
 
@@ -165,7 +168,8 @@ def check_language(code: str, key: str) -> str:
     """Return `code` if it is a known ISO 639-3 code, else raise ConfigError with the nearest one."""
     if code not in LANGUAGES:
         by_name = {v.name.lower(): k for k, v in LANGUAGES.items()}
-        hint = f"; did you mean '{by_name[code.lower()]}'?" if code.lower() in by_name else nearest(code, LANGUAGES)
+        close = difflib.get_close_matches(code.lower(), by_name, n=1, cutoff=0.7)
+        hint = f"; did you mean '{by_name[close[0]]}'?" if close else nearest(code, LANGUAGES)
         raise ConfigError(f"{key}={code}: unknown language{hint} Languages (ISO 639-3): {' '.join(sorted(LANGUAGES))}")
     return code
 

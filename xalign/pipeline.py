@@ -63,7 +63,7 @@ def make_plan(run: Run) -> Plan:
         return Plan(weights, before, {}, absent)
     model, frame = run.method.model_stage(run), run.method.frame(run)
     overlap = overlap_stage(run, run.method.training_rows(run), [s.inputs[0] for s in before.values()])
-    after = {(t.name, lang): evaluation(run, model, t, lang, baselines=False, frame=frame, opponent=before[t.name, lang])
+    after = {(t.name, lang): evaluation(run, model, t, lang, False, frame, before[t.name, lang] if t.compares else None)
              for t, lang in possible}
     return Plan(weights, before, after, absent, overlap, model)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from xalign.analysis.corpus import Examples, are_summed, paired_examples
 from xalign.analysis.significance import Paired
-from xalign.comparison import flat_config as flat_config
+from xalign.comparison import flat_config
 from xalign.config import XalignError
 from xalign.data.examples import read_jsonl
 from xalign.rows import Row, read_rows

@@ -14,15 +14,16 @@ class _Ranking(Metric):
             byte), pmi (the sum minus that under a neutral prompt).
         shots: solved examples before the question.
         shots_from: where they are taken from, when that is not obvious.
+        asked: which of several prompts; empty: there is one.
     """
 
-    def __init__(self, by: str = "raw", shots: int = 0, shots_from: str = "") -> None:
-        self.by, self.shots, self.shots_from = by, shots, shots_from
+    def __init__(self, by: str = "raw", shots: int = 0, shots_from: str = "", asked: str = "") -> None:
+        self.by, self.shots, self.shots_from, self.asked = by, shots, shots_from, asked
 
     @property
     def signature(self) -> str:
         origin = f" from {self.shots_from}" if self.shots and self.shots_from else ""
-        return f"options:{self.by}|shots:{self.shots}{origin}|ties:shared"
+        return f"options:{self.by}|shots:{self.shots}{origin}|ties:shared{f'|prompt:{self.asked}' if self.asked else ''}"
 
     def per_example(self, scores: Sequence[Sequence[float]], gold: Sequence[int]) -> list[float | None]:
         """One value an example, from its options' scores and the index of the right one."""

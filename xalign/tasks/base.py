@@ -29,11 +29,13 @@ class Task(Node):
         name, title: of the task, in keys and scores, and in messages.
         kinds: kinds of backbone that can do it.
         why_not: for the message to any other kind.
+        compares: the trained model's scores need the untrained model's predictions.
     """
 
     name: ClassVar[str] = ""
     title: ClassVar[str] = ""
     kinds: ClassVar[tuple[str, ...]] = ("causal", "encoder")
+    compares: ClassVar[bool] = False
     why_not: ClassVar[str] = "an encoder ranks options and generates nothing; choose a causal backbone"
 
     def check_run(self, run: Run) -> None:
@@ -143,7 +145,7 @@ class Evaluation:
         kind: of the backbone; an ``encoder`` ranks options and generates nothing.
         metric: the run's metric node.
         frame: ``frame(task, text, categories)`` puts the prompts of a method around every question, neutral ones too.
-        opponent: folder of the untrained model's journals, for a judge's comparison; None where there is none.
+        opponent: folder of the untrained model's journals, for a task that `compares`; None for the untrained model itself.
     """
 
     folder: Path

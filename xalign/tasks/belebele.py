@@ -38,6 +38,10 @@ class BelebeleTask(ChoiceFileTask):
         return read_questions(path, self.prompt), {}
 
     @property
+    def asked(self) -> str:
+        return self.prompt
+
+    @property
     def raw_text(self) -> bool:
         return self.prompt == "plain"
 

@@ -102,7 +102,7 @@ class ChoiceFileTask(FileTask):
 
     def add_scores(self, ev: Evaluation, records: list[dict[str, Any]]) -> None:
         """Accuracy and MRR, chance, majority."""
-        add_ranking(ev, self.name, records, self.scores, shots=self.shots, shots_from=self.shots_from)
+        add_ranking(ev, self.name, records, self.scores, shots=self.shots, shots_from=self.shots_from, asked=self.asked)
         if ev.baselines:
             add_chance(ev, self.name, records, self.scores)
             if self.majority:

@@ -84,6 +84,11 @@ class FileTask(Task):
         """
         raise NotImplementedError
 
+    @property
+    def asked(self) -> str:
+        """Which of several prompts the questions are put in, for the signature; empty: there is one."""
+        return ""
+
     def root(self) -> Path:
         """The folder with the official files: ``path``, or the folder in it that has the task's name."""
         path = Path(self.path).expanduser()

@@ -33,6 +33,7 @@ class OpenTask(TextFileTask):
     title: ClassVar[str] = TITLE
     origin: ClassVar[str] = "lines of instruction and lang; Vicuna's questions are in github.com/lm-sys/FastChat"
     one_line: ClassVar[bool] = False
+    compares: ClassVar[bool] = True
     items: ClassVar[int] = 80
     item_seconds: ClassVar[float] = 12.0
 

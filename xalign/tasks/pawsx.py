@@ -39,6 +39,10 @@ class PawsXTask(ChoiceFileTask):
         super().check(path)
         check_places(self.prompt, PLACES, f"{path}.prompt")
 
+    @property
+    def asked(self) -> str:
+        return cluster_of(self.prompt)
+
     def files(self, lang: str, source: str) -> dict[str, str | tuple[str, ...]]:
         names = {"test": "test_2k.tsv", **({"shots": "dev_2k.tsv"} if self.shots else {})}
         code = LANGUAGES[lang].iso1

@@ -56,10 +56,10 @@ class AnswerTask(WordedTask):
         ranked = [r for r in records_of(ev, f"{self.name}.ranked") if r["task"] == task]
         if not self.distractors:
             return
-        metric = MRR("tokens", self.shots, self.shots_from)
+        metric = MRR("tokens", self.shots, self.shots_from, self.asked)
         values = metric.per_example([option_scores(r, "tokens") for r in ranked], [r["gold"] for r in ranked])
         found = metric.aggregate(values, [r["cluster"] for r in ranked])
-        found = replace(found, signature=f"{found.signature}|distractors:{self.distractors}|prompt:{self.wording}")
+        found = replace(found, signature=f"{found.signature}|distractors:{self.distractors}")
         ev.add(task, "mrr_tokens", found, examples=example_rows(ranked, values))
         if ev.baselines and ranked:
             chance = [sum(1 / k for k in range(1, len(r["options"]) + 1)) / len(r["options"]) for r in ranked]

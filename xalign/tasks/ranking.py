@@ -91,7 +91,8 @@ def rank_options(ev: Evaluation, questions: Sequence[Question], journal: Journal
 
 
 def add_ranking(ev: Evaluation, task: str, records: Sequence[dict[str, Any]], scores: Sequence[str], name: str = "model",
-                shots: int = 0, differs: bool = False, kinds: bool = False, shots_from: str = "") -> None:
+                shots: int = 0, differs: bool = False, kinds: bool = False, shots_from: str = "",
+                asked: str = "") -> None:
     """Accuracy and MRR of `records`; also on items whose spelling `differs`, and accuracy of each of `kinds`."""
     subsets = {"": records}
     if differs:
@@ -102,13 +103,13 @@ def add_ranking(ev: Evaluation, task: str, records: Sequence[dict[str, Any]], sc
         ev.add(task, key, metric.aggregate(values, [r["cluster"] for r in chosen]), name, example_rows(chosen, values))
 
     for by in scores:
-        for metric in (Accuracy(by, shots, shots_from), MRR(by, shots, shots_from)):
+        for metric in (Accuracy(by, shots, shots_from, asked), MRR(by, shots, shots_from, asked)):
             for label, chosen in subsets.items():
                 if not label or metric.name == "accuracy":
                     add(metric, f"accuracy_{label}_{by}" if label else f"{metric.name}_{by}", chosen)
     for kind in dict.fromkeys(r["kind"] for r in records) if kinds else ():
         for by in scores:
-            add(Accuracy(by, shots, shots_from), f"accuracy_{by}.{kind}", [r for r in records if r["kind"] == kind])
+            add(Accuracy(by, shots, shots_from, asked), f"accuracy_{by}.{kind}", [r for r in records if r["kind"] == kind])
 
 
 def add_chance(ev: Evaluation, task: str, records: Sequence[dict[str, Any]], scores: Sequence[str]) -> None:

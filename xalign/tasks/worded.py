@@ -29,6 +29,10 @@ class Worded(FileTask):
 
     wording: str = choice("target", "target", "source")
 
+    @property
+    def asked(self) -> str:
+        return self.wording
+
     def told_in(self, lang: str, source: str) -> str:
         """The language of the instruction, ISO 639-3."""
         return lang if self.wording == "target" else source

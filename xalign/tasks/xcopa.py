@@ -8,7 +8,7 @@ from typing import ClassVar
 from xalign.config import XalignError
 from xalign.languages import LANGUAGES
 from xalign.tasks.choicefiles import ChoiceFileTask, check_places, fill
-from xalign.tasks.files import HubFile, numbered, text_of
+from xalign.tasks.files import HubFile, cluster_of, numbered, text_of
 from xalign.tasks.ranking import Question
 
 QUESTIONS = {"cause": "What was the cause?", "effect": "What happened as a result?"}
@@ -34,6 +34,10 @@ class XCopaTask(ChoiceFileTask):
     def check(self, path: str) -> None:
         super().check(path)
         check_places(self.prompt, PLACES, f"{path}.prompt")
+
+    @property
+    def asked(self) -> str:
+        return cluster_of(self.prompt)
 
     def files(self, lang: str, source: str) -> dict[str, str | tuple[str, ...]]:
         code = LANGUAGES[lang].iso1

@@ -185,7 +185,7 @@ class PageTask(YesNoTask):
         for by in self.scores:
             metric = NDCG()
             fits = [[yes - no for no, yes in (option_scores(p, by) for p in pages)] for pages in queries]
-            signature = f"{metric.signature}|by:score(yes)-score(no)|options:{by}|shots:{self.shots}"
+            signature = f"{metric.signature}|by:score(yes)-score(no)|options:{by}|shots:{self.shots}|prompt:{self.asked}"
             values = metric.per_example(fits, ratings)
             found = metric.aggregate(values, [pages[0]["cluster"] for pages in queries])
             ev.add(self.name, f"ndcg_{by}", replace(found, signature=signature), examples=example_rows([p[0] for p in queries], values))

@@ -11,6 +11,7 @@ from xalign.languages import LANGUAGES
 from xalign.tasks.base import Evaluation, example_rows
 from xalign.tasks.choicefiles import ChoiceFileTask, check_places, fill
 from xalign.tasks.columns import tagged_sentences
+from xalign.tasks.files import cluster_of
 from xalign.tasks.ranking import Question, option_scores
 from xalign.tasks.xglue import ORIGIN, first_clusters, xglue_files
 
@@ -41,6 +42,10 @@ class TagTask(ChoiceFileTask):
     def check(self, path: str) -> None:
         super().check(path)
         check_places(self.prompt, PLACES, f"{path}.prompt")
+
+    @property
+    def asked(self) -> str:
+        return cluster_of(self.prompt)
 
     def files(self, lang: str, source: str) -> dict[str, str | tuple[str, ...]]:
         return xglue_files(self.code, lang, self.shots)
