@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from xalign import report
 from xalign.backbones.node import E5Small, HubBackbone, SmolLM2
-from xalign.comparison import compare, is_key
 from xalign.config import Node, Run, XalignError
 from xalign.methods.ml_ipd import MLIPD
 from xalign.methods.supervised import SFT
 from xalign.modelcard import write_card
-from xalign.report import before_after, main
+from xalign.report.__main__ import main
+from xalign.report.comparison import compare, is_key
+from xalign.report.run import before_after
+from xalign.rows import read_rows
 from xalign.tables import number, p_value, show, with_error
 from xalign.tasks.lab import LabTask
 
@@ -86,7 +87,7 @@ def test_numbers_are_short_and_say_when_there_is_none():
 
 
 def test_before_and_after_of_both_languages(runs):
-    grids = before_after(report.read_rows(runs[0]))
+    grids = before_after(read_rows(runs[0]))
     assert [g.title for g in grids] == ["Finnish (fin), target language", "English (eng), source language"]
     text = printed(grids)
     line = row_of(text, "accuracy_pmi ")
@@ -101,21 +102,21 @@ def test_before_and_after_of_both_languages(runs):
 
 
 def test_baselines_that_win_are_marked_and_the_references_own_rate_is_not(runs):
-    text = printed(before_after(report.read_rows(runs[0])))
+    text = printed(before_after(read_rows(runs[0])))
     assert "3-shot .500!" in text and "chance .250!" not in text and "copy 47.8!" in text
     assert "reference .050!" not in text and "reference .050" in text
     assert "! = a baseline that is at least as good" in text
 
 
 def test_an_absent_metric_gives_its_reason_and_no_number(runs):
-    text = " ".join(printed(before_after(report.read_rows(runs[0]))).split())
+    text = " ".join(printed(before_after(read_rows(runs[0]))).split())
     assert "absent: sentences eng→fin bleu, sentences fin→eng bleu: the tokenizer is not installed" in text
     assert "bleu 0" not in text
 
 
 def test_holm_decides_the_second_star(runs, tmp_path):
     folder = make_run(tmp_path / "weak", "sft-fin-smollm2-s0-dddd", p=0.03)
-    assert ".030 * " in row_of(printed(before_after(report.read_rows(folder))), "accuracy_pmi ") + " "
+    assert ".030 * " in row_of(printed(before_after(read_rows(folder))), "accuracy_pmi ") + " "
 
 
 def test_a_row_without_a_test_is_called_that(tmp_path, runs):
@@ -128,11 +129,11 @@ def test_a_row_without_a_test_is_called_that(tmp_path, runs):
 
 
 def test_tables_on_a_pipe_are_narrow_enough_and_never_cut(runs):
-    for grids in (before_after(report.read_rows(runs[0])), compare(runs)):
+    for grids in (before_after(read_rows(runs[0])), compare(runs)):
         text = printed(grids)
         assert "…" not in text
         assert max(map(len, text.splitlines())) <= 120
-    assert LONG in printed(before_after(report.read_rows(runs[0]))).replace("\n", "")
+    assert LONG in printed(before_after(read_rows(runs[0]))).replace("\n", "")
 
 
 def test_the_comparison_has_reference_rows_and_one_row_a_run(runs):
@@ -186,11 +187,11 @@ def test_a_bad_folder_is_one_line_and_exit_code_2(tmp_path, capsys, text, says):
     err = capsys.readouterr().err
     assert says in err and err.startswith("xalign: ") and err.count("\n") == 1
     with pytest.raises(XalignError, match="no such run folder"):
-        report.read_rows(tmp_path / "nowhere")
+        read_rows(tmp_path / "nowhere")
 
 
 def test_the_command_line_needs_no_torch_and_survives_head(runs):
-    code = ("import sys\nfrom xalign.report import main\ncode = main(sys.argv[1:])\n"
+    code = ("import sys\nfrom xalign.report.__main__ import main\ncode = main(sys.argv[1:])\n"
             "assert 'torch' not in sys.modules\nsys.exit(code)")
     done = subprocess.run([sys.executable, "-c", code, *map(str, runs)], capture_output=True, text=True)
     assert done.returncode == 0 and "t_sft" in done.stdout, done.stderr
@@ -211,7 +212,7 @@ def test_the_card_names_base_scores_costs_and_limits(tmp_path, runs):
     cost = {"seconds": 600, "train_seconds": 300, "device_hours": 0.16, "peak_gib": 2.1,
             "stages": [{"label": "translate eng→fin", "key": "k", "seconds": 3.2, "cached": False,
                         "facts": {"kept": 420, "path": "/home/me"}}]}
-    text = write_card(tmp_path, run, report.read_rows(runs[0]), cost).read_text(encoding="utf-8")
+    text = write_card(tmp_path, run, read_rows(runs[0]), cost).read_text(encoding="utf-8")
     front = yaml.safe_load(text.split("---")[1])
     assert front["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct" and front["license"] == "apache-2.0"
     assert front["language"] == ["fi", "en"]
@@ -227,7 +228,7 @@ def test_the_card_does_not_publish_local_paths_or_invent_a_licence(tmp_path, run
     for backbone, says in ((HubBackbone(name=str(local)), "local model folder my-model"),
                            (HubBackbone(name="org/model", revision="v2"), "org/model")):
         run = a_run({"method": "sft", "backbone": "hf", "data": "alpaca"}, backbone, ("fin", "jpn"))
-        text = write_card(tmp_path, run, report.read_rows(runs[0]), {}).read_text(encoding="utf-8")
+        text = write_card(tmp_path, run, read_rows(runs[0]), {}).read_text(encoding="utf-8")
         front = yaml.safe_load(text.split("---")[1])
         assert says in text and "license" not in front and "secret-place" not in text and "'lang=[fin,jpn]'" in text
         assert front.get("base_model") == ("org/model" if "org" in backbone.name else None) and "base_model" in text
@@ -236,7 +237,7 @@ def test_the_card_does_not_publish_local_paths_or_invent_a_licence(tmp_path, run
 
 def test_an_encoders_card_says_how_to_rank_and_which_prompts_it_expects(tmp_path, runs):
     run = a_run({"method": "ml_ipd", "backbone": "e5_small"}, E5Small(prefix="query: "), method=MLIPD(language_prompt="soft"))
-    text = write_card(tmp_path, run, report.read_rows(runs[0]), {}).read_text(encoding="utf-8")
+    text = write_card(tmp_path, run, read_rows(runs[0]), {}).read_text(encoding="utf-8")
     front = yaml.safe_load(text.split("---")[1])
     assert front["pipeline_tag"] == "text-ranking" and front["license"] == "mit"
     for part in ("head.safetensors", '"query: " + text', "<lp_fin_19>", "soft_prompt.safetensors", "Task: answer the question"):

@@ -81,7 +81,8 @@ def test_a_sweep_prints_one_table(work, cache, parallel_files):
 
 def test_a_report_of_finished_runs_without_torch(work):
     folders = [str(p) for p in (work / "runs").glob("*-fin-tiny-*")]
-    code = ("import sys\nfrom xalign.report import main\ncode = main(sys.argv[1:])\nassert 'torch' not in sys.modules\nsys.exit(code)")
+    code = ("import sys\nfrom xalign.report.__main__ import main\ncode = main(sys.argv[1:])\n"
+            "assert 'torch' not in sys.modules\nsys.exit(code)")
     done = subprocess.run([sys.executable, "-c", code, *folders], capture_output=True, text=True, cwd=work)
     assert done.returncode == 0 and "sdrrl" in done.stdout, done.stderr
 

@@ -21,7 +21,7 @@ QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
          "DS_LOG_LEVEL": "error", "HYDRA_FULL_ERROR": "1", "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1"}
 
 
-COMMANDS = {"compare": "xalign.compare", "report": "xalign.report", "contamination": "xalign.data.contamination"}
+COMMANDS = {"compare": "xalign.compare", "report": "xalign.report.__main__", "contamination": "xalign.data.contamination"}
 
 _raised: list[BaseException] = []
 
@@ -104,7 +104,7 @@ def job(config: Any) -> None:
 
 def sweep_summary(folder: Path, again: str) -> None:
     """After a sweep: one comparison table, then the jobs that failed with the command that repeats each: `again` and its overrides."""
-    from xalign.report import print_comparison
+    from xalign.report.comparison import print_comparison
 
     jobs = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("job-*.json"))]
     folders = [Path(j["folder"]) for j in jobs if j.get("folder") and (Path(j["folder"]) / "rows.jsonl").is_file()]

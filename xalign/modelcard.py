@@ -9,7 +9,7 @@ from typing import Any
 
 from xalign.config import Run
 from xalign.languages import LANGUAGES
-from xalign.report import before_after
+from xalign.report.run import before_after
 from xalign.rows import Row
 from xalign.tables import is_number, markdown
 

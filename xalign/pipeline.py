@@ -182,7 +182,7 @@ def execute(run: Run) -> Path:
     print_plan(run, plan, cache, folder)
     if run.plan:
         return folder
-    from xalign.report import print_run
+    from xalign.report.run import print_run
     from xalign.results import finish_tracker
 
     retry_failed(plan, cache)

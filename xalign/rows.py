@@ -1,6 +1,7 @@
-"""A run's rows, read and gathered by metric: what the tables and the model card are made of. No torch."""
+"""A run's files, read, and its rows gathered by metric: what the tables and the model card are made of. No torch."""
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -43,6 +44,29 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     if not rows:
         raise XalignError(f"{path}: is empty; repeat the run's command")
     return rows
+
+
+def read_cost(folder: Path) -> dict[str, Any]:
+    """The cost that run.json records; empty if it is not there."""
+    try:
+        return dict(json.loads((folder / "run.json").read_text(encoding="utf-8"))["cost"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def flat_config(folder: Path) -> dict[str, Any]:
+    """A run's config.yaml as dotted keys; empty if it is not there."""
+    import yaml
+
+    def flat(value: Any, prefix: str) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            return {prefix: value}
+        return {k: v for name, part in value.items() for k, v in flat(part, f"{prefix}.{name}" if prefix else str(name)).items()}
+
+    try:
+        return flat(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")) or {}, "")
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
 
 
 def arrow(task: str) -> str:

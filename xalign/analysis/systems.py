@@ -11,10 +11,9 @@ from typing import Any
 
 from xalign.analysis.corpus import Examples, are_summed, paired_examples
 from xalign.analysis.significance import Paired
-from xalign.comparison import flat_config
 from xalign.config import XalignError
 from xalign.data.examples import read_jsonl
-from xalign.rows import Row, read_rows
+from xalign.rows import Row, flat_config, read_rows
 from xalign.tables import is_number
 
 NOT_THE_SYSTEM = ("seed", "lang", "runs", "cache", "plan", "tracker", "metric", "choices")

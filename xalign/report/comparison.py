@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from xalign.languages import LANGUAGES
-from xalign.rows import LOWER_IS_BETTER, STARS, Line, Row, absences, arrow, lines, percent, read_rows, score, stars
-from xalign.tables import MISSING, Grid, is_number, write_csv
+from xalign.rows import LOWER_IS_BETTER, STARS, Line, Row, absences, arrow, flat_config, lines, percent, read_cost, read_rows, score, stars
+from xalign.tables import MISSING, Grid, is_number, show, write_csv
 
 # metrics of the comparison: first word of the metric's name, then only words that name a score or a direction
 KEY_METRICS = ("accuracy", "f1", "seqeval_f1", "ndcg", "chrf", "bleu4", "rougeL", "comet", "judge_win_rate", "off_target")
@@ -83,14 +83,6 @@ def entries(folders: Sequence[Path]) -> list[Entry]:
             e.label += " " + e.row["run"].rsplit("-", 1)[-1]
     order = sorted(references.values(), key=lambda e: e.when == "before")
     return [*order, *runs]
-
-
-def read_cost(folder: Path) -> dict[str, Any]:
-    """The cost that run.json records; empty if it is not there."""
-    try:
-        return dict(json.loads((folder / "run.json").read_text(encoding="utf-8"))["cost"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
 
 
 def compare(folders: Sequence[Path]) -> list[Grid]:
@@ -175,21 +167,6 @@ def _differences(runs: Sequence[Entry]) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-def flat_config(folder: Path) -> dict[str, Any]:
-    """A run's config.yaml as dotted keys; empty if it is not there."""
-    import yaml
-
-    def flat(value: Any, prefix: str) -> dict[str, Any]:
-        if not isinstance(value, dict):
-            return {prefix: value}
-        return {k: v for name, part in value.items() for k, v in flat(part, f"{prefix}.{name}" if prefix else str(name)).items()}
-
-    try:
-        return flat(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")) or {}, "")
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-
-
 def comparison_csv(folders: Sequence[Path], path: Path) -> None:
     """The comparison with unrounded numbers: one line a run or reference, four columns a metric."""
     rows = entries(folders)
@@ -208,3 +185,8 @@ def comparison_csv(folders: Sequence[Path], path: Path) -> None:
             cells += [row.get("value"), row.get("se"), row.get("n"), row.get("p")]
         body.append(cells)
     write_csv(path, heads, body)
+
+
+def print_comparison(folders: Sequence[Path]) -> None:
+    """The comparison of finished runs."""
+    show(compare([Path(f) for f in folders]))

@@ -1,20 +1,13 @@
-"""The tables of finished runs: one before and after, several beside each other; ``python -m xalign.report RUN [RUN ...]``.
-
-Reads only a run's rows.jsonl, run.json and config.yaml: no torch, no cache, no models.
-"""
+"""One finished run before and after: one table a language. No torch."""
 from __future__ import annotations
 
-import argparse
-import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from xalign.comparison import compare, comparison_csv
 from xalign.languages import LANGUAGES
 from xalign.rows import STARS, Line, Row, absences, arrow, lines, percent, read_rows, score, signatures, stars, uneven
-from xalign.tables import MISSING, Grid, is_number, markdown, number, p_value, show, with_error, write_csv
-from xalign.terminal import reading
+from xalign.tables import MISSING, Grid, is_number, number, p_value, show, with_error, write_csv
 
 BASELINES_WIDTH = 27  # characters; more go on a second line
 
@@ -134,33 +127,3 @@ def rows_csv(rows: Sequence[Row], path: Path) -> None:
 def print_run(folder: Path) -> None:
     """The before/after tables of one finished run."""
     show(before_after(read_rows(Path(folder))))
-
-
-def print_comparison(folders: Sequence[Path]) -> None:
-    """The comparison of finished runs."""
-    show(compare([Path(f) for f in folders]))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """``python -m xalign.report RUN [RUN ...] [--csv FILE] [--markdown FILE]``; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m xalign.report", description="One finished run before and after, "
-                                     "or several beside each other. RUN is a folder with rows.jsonl.")
-    parser.add_argument("runs", nargs="+", metavar="RUN", type=Path)
-    parser.add_argument("--csv", metavar="FILE", type=Path, help="write the unrounded numbers too")
-    parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the tables as Markdown too")
-    args = parser.parse_args(argv)
-
-    def work() -> None:
-        single = len(args.runs) == 1
-        grids = before_after(read_rows(args.runs[0])) if single else compare(args.runs)
-        if args.csv:
-            rows_csv(read_rows(args.runs[0]), args.csv) if single else comparison_csv(args.runs, args.csv)
-        if args.markdown:
-            args.markdown.write_text(markdown(grids), encoding="utf-8")
-        show(grids)
-
-    return reading(work)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
