@@ -121,3 +121,107 @@ def test_the_receipt_lists_digests_and_inputs(tmp_path):
 def test_a_full_disk_is_one_line_with_a_remedy():
     e = disk_error(OSError(errno.ENOSPC, "No space left on device", "/x/y"), Path("/x"))
     assert isinstance(e, XalignError) and "cache=DIR" in str(e) and "/x/y" in str(e) and "\n" not in str(e)
+
+
+# several processes
+
+def shared(marks: Path, name: str, inputs: tuple[Stage, ...] = (), seconds: float = 0.2) -> Stage:
+    """A stage that notes each time that it is really made."""
+    def work(folder: Path, found) -> dict:
+        with open(marks, "a") as f:
+            f.write(name + "\n")
+        time.sleep(seconds)
+        (folder / "out.txt").write_text(name)
+        return {}
+
+    return Stage(name, 1, {}, work, inputs=inputs)
+
+
+def _job(root: str, marks: str, tops: tuple[str, ...], said: str) -> None:
+    """One job: `a` ← `b`, `c` ← `left` and `right`, wanted in the given order."""
+    a = shared(Path(marks), "a")
+    b, c = shared(Path(marks), "b", (a,)), shared(Path(marks), "c", (a,))
+    top = {"left": shared(Path(marks), "left", (b, c)), "right": shared(Path(marks), "right", (c, b))}
+    with open(said, "a") as f:
+        cache = Cache(root, say=lambda line: print(line, file=f, flush=True))
+        for name in tops:
+            assert cache.get(top[name]).file("out.txt").read_text() == name
+
+
+def processes(jobs: list[tuple]) -> list[multiprocessing.Process]:
+    context = multiprocessing.get_context("fork")
+    found = [context.Process(target=_job, args=args) for args in jobs]
+    for p in found:
+        p.start()
+    return found
+
+
+def test_jobs_that_overlap_make_each_stage_once_and_never_wait_in_a_circle(tmp_path):
+    marks = tmp_path / "marks"
+    orders = [("left", "right"), ("right", "left"), ("left",), ("right",)]
+    jobs = processes([(str(tmp_path / "c"), str(marks), tops, str(tmp_path / f"said{i}")) for i, tops in enumerate(orders)])
+    for j in jobs:
+        j.join(30)
+    assert [j.exitcode for j in jobs] == [0] * 4
+    assert sorted(marks.read_text().split()) == ["a", "b", "c", "left", "right"]
+    said = [(tmp_path / f"said{i}").read_text() for i in range(4)]
+    waits = [line for text in said for line in text.splitlines() if "another job makes it; waiting" in line]
+    assert waits and all(text.count("a: another job makes it") <= 1 for text in said)
+
+
+def test_what_a_killed_holder_leaves_is_taken_over(tmp_path):
+    marks, root = tmp_path / "marks", str(tmp_path / "c")
+
+    def hold() -> None:
+        Cache(root).get(shared(marks, "slow", seconds=60))
+
+    context = multiprocessing.get_context("fork")
+    holder = context.Process(target=hold)
+    holder.start()
+    while not marks.is_file():
+        time.sleep(0.02)
+    waiter = context.Process(target=lambda: Cache(root, say=lambda line: (tmp_path / "said").open("a").write(line + "\n")).get(
+        shared(marks, "slow", seconds=0)))
+    waiter.start()
+    while not (tmp_path / "said").is_file():
+        time.sleep(0.02)
+    holder.kill()
+    waiter.join(30)
+    said = (tmp_path / "said").read_text().splitlines()
+    assert waiter.exitcode == 0 and marks.read_text().split() == ["slow", "slow"]
+    assert said == ["slow: another job makes it; waiting …", "slow …"]
+    assert [p.name for p in (tmp_path / "c" / "slow").iterdir() if p.is_dir()] == [shared(marks, "slow").key]
+
+
+def test_a_stage_is_renewed_once_however_many_ask(tmp_path):
+    log: list[str] = []
+    stage = counted(log, "scores")
+    one, two = Cache(tmp_path), Cache(tmp_path)
+    path = one.get(stage).file("out.txt")
+    one.renew(stage)
+    two.renew(stage)
+    assert not one.has(stage) and not two.has(stage) and path.is_file()
+    one.get(stage)
+    assert two.has(stage) and log == ["scores", "scores"]
+    two.get(stage)
+    assert log == ["scores", "scores"]
+
+
+def test_readers_of_an_artifact_that_is_made_again_find_it_whole(tmp_path):
+    """Its file is damaged: several processes open it at once, one makes it again, all get the good content."""
+    marks, root = tmp_path / "marks", tmp_path / "c"
+    stage = shared(marks, "data")
+    Cache(root).get(stage).file("out.txt").write_text("dxta")
+    module._verified.clear()
+
+    def read() -> None:
+        assert Cache(root).get(stage).file("out.txt").read_text() == "data"
+
+    context = multiprocessing.get_context("fork")
+    jobs = [context.Process(target=read) for _ in range(4)]
+    for j in jobs:
+        j.start()
+    for j in jobs:
+        j.join(30)
+    assert [j.exitcode for j in jobs] == [0] * 4
+    assert marks.read_text().split() == ["data", "data"]

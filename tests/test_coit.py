@@ -107,6 +107,24 @@ def test_missing_translations_are_counted_and_none_at_all_is_refused(tmp_path: P
         Fakes(tmp_path, CoIT(), lost=tuple(FIN)).make()
 
 
+@pytest.mark.parametrize("subsets, inputs", [(["D"], 1), (["T"], 2), (["mt"], 1), (["mt", "D"], 2), (["D", "T"], 2), (["D", "T", "mt"], 3)])
+def test_subsets_of_figure_6(tmp_path: Path, subsets: list[str], inputs: int) -> None:
+    """Fewer subsets are the same rows without the others, and nothing is made that they do not need."""
+    whole = Fakes(tmp_path, CoIT()).make()[0]
+    run = Fakes(tmp_path, CoIT(subsets=subsets))
+    assert run.make()[0] == [r for r in whole if r.subset in subsets]
+    stage = run.method.rows(run)
+    assert len(stage.inputs) == inputs and run.method.translates == ("T" in subsets)
+    assert (stage.key == CoIT().rows(run).key) == (len(subsets) == 3)
+    turned = CoIT(subsets=subsets, direction="source").rows(run).key
+    assert (turned == stage.key) == ("mt" not in subsets)  # no direction without translation instructions
+
+
+def test_subsets_of_many_languages(tmp_path: Path) -> None:
+    rows, facts = Many(tmp_path, MuIT(subsets=["T", "mt"], budget=10)).make()
+    assert facts["subsets"] == {"T": 4, "mt": 10} and {r.lang for r in rows if r.subset == "T"} == {"fin", "fra"}
+
+
 # MuIT
 
 
@@ -137,9 +155,11 @@ def test_a_budget_is_shared(tmp_path: Path) -> None:
     assert shares(tmp_path, budget=21, allocation="proportional") == {"fin": 1, "fra": 20}
     assert shares(tmp_path, budget=21, direction="both") == {"fin": 4, "fra": 17}  # each direction of a pair counts
     law = tmp_path / "law.json"
-    law.write_text(json.dumps({"fin": {"alpha": 100, "beta": -0.5}, "fra": {"alpha": 100, "beta": -0.5, "gamma": 0.25}, "tha": 1}))
+    laws = {"fin": {"alpha": 100, "beta": -0.5}, "fra": {"alpha": 100, "beta": -0.5, "gamma": 0.25}, "tha": 1}
+    law.write_text(json.dumps(laws))
     # a is 100 and 200, so X is as 1 : 2^(2/3), 1 : 1.587
     assert shares(tmp_path, budget=3, allocation="optimised", law=str(law)) == {"fin": 1, "fra": 2}
+    assert shares(tmp_path, budget=3, allocation="optimised", law=laws) == {"fin": 1, "fra": 2}  # as an experiment's YAML has them
 
 
 def test_the_budgets_rows_are_picked_by_the_seed_and_grow(tmp_path: Path) -> None:
@@ -194,6 +214,8 @@ FILES = {"law.yaml": "fin: {alpha: 300, beta: -0.3}\n", "sum.yaml": "fin: 2\nfra
     ({"allocation": "optimised", "budget": 5, "law": "sum.yaml"}, "method.law=sum.yaml: the law of fin must be like .*, found 2"),
     ({"allocation": "optimised", "budget": 5, "law": "lacks.yaml"}, "the law of fin must be like"),
     ({"allocation": "optimised", "budget": 5, "law": "range.yaml"}, r"gamma of fin is 2; it must be a number in \(0, 1\]"),
+    ({"allocation": "optimised", "budget": 5, "law": {"fin": {"alpha": 300, "beta": -0.3}}}, r"method.law=\{fin\}: has nothing for fra"),
+    ({"subsets": ["D", "T"], "budget": 5}, r"method.subsets=\['D', 'T'\]: has no translation instructions \(mt\) that method.budget"),
     ({"allocation": "proportional", "allocation_file": "sum.yaml"}, "takes the place of method.allocation=proportional"),
     ({"allocation_file": "sum.yaml", "budget": 5}, "its rows add up to 4, and method.budget=5"),
     ({"allocation_file": "shares.yaml"}, "gives shares, and method.budget=0 says of nothing"),
@@ -215,6 +237,8 @@ def test_settings(tmp_path: Path) -> None:
         assert build(values, "method") == cls()
         with pytest.raises(ConfigError, match="method.direction=sideways: must be one of target, source, both"):
             build({**values, "direction": "sideways"}, "method")
+        with pytest.raises(ConfigError, match=r"method.subsets=\[\]: leaves nothing to train on"):
+            build({**values, "subsets": []}, "method")
     with pytest.raises(ConfigError, match="method.allocation=optimized: must be one of .*; did you mean 'optimised'"):
         build({**values, "allocation": "optimized"}, "method")
     with pytest.raises(ConfigError, match="method coit trains for one target language"):

@@ -197,7 +197,7 @@ def test_models_of_several_languages_are_one_system_and_holm_runs_over_languages
         running = max(running, min(1.0, (24 - rank) * x.p))
         by_hand.append(running)
     assert [x.adjusted for x in order] == pytest.approx(by_hand)
-    assert {x.role for x in lines} == {"belebele", "flores:eng-tgt"}
+    assert {x.role for x in lines} == {"belebele", "flores:src-tgt"}
 
     tests = [t for t in language_tests(systems, lines) if (t[0].a, t[0].b) == (0, 2) and t[0].role == "belebele"]
     scores = [[np.mean(values(tmp_path / f"{m}-{lang}", lang=lang)) for lang in LANGS] for m in ("sft", "sdrrl")]

@@ -93,25 +93,3 @@ def test_checking_imports_no_torch():
             "from xalign.pipeline import make_plan\nassert len(make_plan(run).stages()) > 5\n"
             "heavy = {'torch', 'transformers', 'deepspeed', 'datasets', 'wandb'} & set(sys.modules)\nassert not heavy, heavy")
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
-
-
-@pytest.mark.parametrize("name", sorted(offered("experiments")))
-def test_every_experiment_composes_and_states_where_it_comes_from(name):
-    from hydra import compose, initialize_config_dir
-
-    from xalign.config import make_run
-
-    folder = package_folder("experiments")
-    text = (folder / f"{name}.yaml").read_text(encoding="utf-8")
-    for field in ("source:", "command:", "hardware:", "time:", "expected:"):
-        assert f"# {field}" in text, f"{name}: the header lacks {field}"
-    with initialize_config_dir(str(package_folder("conf")), version_base="1.3"):
-        config = compose("config", [f"experiments={name}", f"hydra.searchpath=[file://{folder.parent}]"], return_hydra_config=True)
-        chosen = dict(config.hydra.runtime.choices)
-        values = {k: v for k, v in OmegaConf.to_container(config, resolve=False).items() if k != "hydra"}
-    values["cache"] = "cache"
-    make_run(values, chosen)
-
-
-def test_the_experiments_are_found():
-    assert len(offered("experiments")) == 2

@@ -92,7 +92,7 @@ def test_short_keys_belong_to_the_chosen_tasks():
         ["task=[belebele,xcopa]", "task.belebele.limit=3", "task.xcopa.limit=3", "task.belebele.prompt=plain"]
     assert complete(["task=[belebele,xcopa]", "task.prompt=x"])[1:] == ["task.belebele.prompt=x", "task.xcopa.prompt=x"]
     assert complete(["task.shots=0"]) == ["task.lab.shots=0"]
-    assert complete(["experiments=lab_encoder", "task.terms=5"])[1:] == ["task.lab.terms=5"]
+    assert complete(["experiments=mlipd_table1_lab", "task.terms=5"])[1:] == ["task.lab.terms=5"]
     assert complete(["backbone.name=x"]) == ["backbone=hf", "backbone.name=x"]
     assert complete(["backbone=xlmr", "backbone.name=x"]) == ["backbone=xlmr", "backbone.name=x"]
     assert complete(["task=own", "task.words=3"])[1:] == ["task.own.words=3"]  # from a folder of the user's

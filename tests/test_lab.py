@@ -187,6 +187,17 @@ def test_parallel_nodes(tmp_path: Path) -> None:
     node = FileParallel(str(tmp_path), pairs=10)
     node.check_run(RUN)
     assert {r["tgt"] for r in read_jsonl(cache.get(node.stage(RUN, "fin")).file("pairs.jsonl"))} == {"yksi", "kolme"}
+    assert Counter(r["tgt"] for r in read_jsonl(cache.get(FileParallel(str(tmp_path), pairs=0).stage(RUN, "fin")).file("pairs.jsonl"))) \
+        == Counter(("yksi", "kolme"))
+    pair = tmp_path / "eng-fin"  # OPUS: other sentences for every pair of languages
+    pair.mkdir()
+    (pair / "eng.txt").write_text("four\n")
+    with pytest.raises(ConfigError, match="has no fin.txt; it needs one aligned file a language, or a folder eng-fin with the two"):
+        node.check_run(RUN)
+    (pair / "fin.txt").write_text("neljä\n")
+    assert [(r["src"], r["tgt"]) for r in read_jsonl(cache.get(node.stage(RUN, "fin")).file("pairs.jsonl"))] == [("four", "neljä")]
+    for path in (*pair.iterdir(), pair):
+        path.unlink() if path.is_file() else path.rmdir()
     (tmp_path / "fin.txt").write_text("yksi\n")
     with pytest.raises(XalignError, match="has 1 lines but eng.txt has 3"):
         cache.get(node.stage(RUN, "fin"))

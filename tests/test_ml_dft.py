@@ -1,7 +1,7 @@
 """ML-DFT's and PL-BL's training rows, row by row, and the optimiser that the paper trains with."""
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -132,7 +132,7 @@ def test_pl_bl_fine_tunes_e_im(tmp_path: Path) -> None:
 
 def test_ml_dft_trains_with_sgd_or_its_control(tmp_path: Path) -> None:
     run = Hand(tmp_path, MLDFT(momentum=0.8, lr=0.02))
-    trainer = asdict(run.trainer)
+    trainer = run.trainer.params()
     stage = run.method.model_stage(run)
     assert stage.params["trainer"] == {**trainer, "optimizer": "sgd", "momentum": 0.8, "lr": 0.02}
     assert [s.name for s in stage.inputs] == ["rows", "weights"]

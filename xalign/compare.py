@@ -4,8 +4,6 @@ Reads a run's rows.jsonl, config.yaml and per-example scores: no torch, no cache
 """
 from __future__ import annotations
 
-import argparse
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +14,10 @@ from xalign.analysis.significance import OverLanguages, holm, t_over_languages
 from xalign.analysis.systems import Outcome, Scored, System, compare_on, find_runs, load_systems
 from xalign.config import XalignError
 from xalign.languages import LANGUAGES
-from xalign.rows import ALPHA, LOWER_IS_BETTER, arrow, percent
+from xalign.rows import ALPHA, LOWER_IS_BETTER, arrow, as_roles, lower_note, percent
 from xalign.tables import MISSING, Grid, markdown, number, p_value, show, write_csv
-from xalign.terminal import reading
+from xalign.terminal import LineParser, reading
 
-CODES = re.compile(r"\b[a-z]{3}\b")
 TESTS = {"ar": "randomisation", "bs": "bootstrap"}
 
 
@@ -29,7 +26,7 @@ class Line:
     """Two systems, by their places, on one metric of one task in one language.
 
     Attributes:
-        role: the task with its language as ``tgt``: what is the same task over languages.
+        role: the task with its languages as ``src`` and ``tgt``: what is the same task over languages.
         adjusted: p after Holm's correction over all languages and pairs of this task and metric.
     """
 
@@ -79,7 +76,8 @@ def compare_systems(systems: Sequence[System], baseline: int | None = None, metr
         return named and (key[2] in metrics if metrics else "." not in key[2])
 
     shared = [(a, b, key) for a, b in pairs for key in scored[a] if key in scored[b] and wanted(key)]
-    lines = [Line(a, b, *key, _role(key[1], key[0]), compare_on(key[2], scored[a][key], scored[b][key]), which) for a, b, key in shared]
+    lines = [Line(a, b, *key, as_roles(key[1], systems[a].source, key[0][:3]), compare_on(key[2], scored[a][key], scored[b][key]), which)
+             for a, b, key in shared]
     if not any(line.test.result for line in lines):
         raise XalignError(_nothing([s.label for s in systems], scored, bool(shared), metrics, tasks))
     families: dict[tuple[str, str], list[Line]] = {}
@@ -90,10 +88,6 @@ def compare_systems(systems: Sequence[System], baseline: int | None = None, metr
         for line, adjusted in zip(family, holm([x.p for x in family]), strict=True):
             line.adjusted = adjusted
     return lines
-
-
-def _role(task: str, lang: str) -> str:
-    return CODES.sub(lambda hit: "tgt" if hit[0] == lang[:3] else hit[0], task)
 
 
 def _nothing(labels: Sequence[str], scored: Sequence[dict[tuple[str, str, str], dict[int, Scored]]], shared: bool,
@@ -141,8 +135,7 @@ def details(systems: Sequence[System], lines: Sequence[Line]) -> Grid:
                       "** also after Holm; n.s. = not significant.")
     if any(x.test.result and x.test.result.seeds > 1 for x in lines):
         grid.notes.append("p rand. takes the seeds as given, p boot. and the interval draw them too.")
-    if any(x.metric.startswith(LOWER_IS_BETTER) for x in lines):
-        grid.notes.append("off_target: lower is better.")
+    grid.notes += lower_note(x.metric for x in lines)
     notes: dict[str, list[str]] = {}
     for line in lines:
         if line.test.note:
@@ -243,10 +236,10 @@ def find_baseline(systems: Sequence[System], name: str) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m xalign compare``; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m xalign compare", description="Paired tests between finished runs. Runs of one "
+    parser = LineParser(prog="python -m xalign compare", description="Paired tests between finished runs. Runs of one "
                                      "configuration that differ in seed or target language are one system; one system alone is compared "
                                      "with its untrained model.")
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or a quoted pattern")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, a folder that holds runs, or a quoted pattern")
     parser.add_argument("--metric", action="append", default=[], help="only this metric; may be repeated")
     parser.add_argument("--task", action="append", default=[], help="only this task; may be repeated")
     parser.add_argument("--baseline", metavar="RUN", help="compare every system with this one only (a run or a system's name)")
@@ -254,9 +247,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                         "bs = paired bootstrap")
     parser.add_argument("--csv", metavar="FILE", type=Path, help="write the unrounded numbers of every pair too")
     parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the tables as Markdown too")
-    args = parser.parse_args(argv)
 
     def work() -> None:
+        args = parser.parse_args(argv)
         systems = load_systems(find_runs(args.runs))
         baseline = find_baseline(systems, args.baseline) if args.baseline else None
         lines = compare_systems(systems, baseline, args.metric, args.task, args.tests)

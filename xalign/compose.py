@@ -19,6 +19,8 @@ usage: python -m xalign [group=choice ...] [key=value ...]
        python -m xalign compare runs/A runs/B                     finished runs: differences, p-values, who wins where
        python -m xalign report runs/A runs/B                      finished runs in one table
        python -m xalign contamination TRAIN.jsonl TEST.jsonl      which test items stand in training data
+       python -m xalign push runs/A USER/NAME --dry-run           publish the trained model with its card
+       python -m xalign dashboard --entity E --project P          the W&B dashboard: scores, curves, costs
 """
 
 PLAIN = ("mode", "lang", "source", "seed", "plan", "runs", "cache")  # the keys that belong to no group
@@ -85,12 +87,13 @@ def keys_of(group: str, name: str) -> list[str]:
 def complete(overrides: list[str]) -> list[str]:
     """The command line's overrides in the form that the configuration has.
 
-    ``task.KEY=V`` stands for ``task.NAME.KEY=V`` of every chosen task that has the key, and ``backbone.name=`` alone
-    chooses ``backbone=hf``.
+    ``task.KEY=V`` stands for ``task.NAME.KEY=V`` of every chosen task that has the key, ``experiment=`` for ``experiments=``,
+    and ``backbone.name=`` alone chooses ``backbone=hf``.
 
     Raises:
         ConfigError: a key that no chosen task has, or one for a sweep over tasks.
     """
+    overrides = ["experiments" + o.removeprefix("experiment") if o.startswith("experiment=") else o for o in overrides]
     keys = {o.lstrip("+").split("=", 1)[0] for o in overrides}
     out = list(overrides)
     if "backbone.name" in keys and not keys & {"backbone", "experiments"}:
@@ -143,11 +146,11 @@ def _experiment_task(name: str) -> str:
     return f"[{','.join(found)}]" if isinstance(found, list) else found
 
 
-def check_launcher(overrides: list[str], multirun: bool) -> str:
-    """The chosen ``hydra/launcher``, empty if there is none.
+def check_launcher(overrides: list[str], multirun: bool) -> None:
+    """Ask whether the chosen ``hydra/launcher`` can start anything here.
 
     Raises:
-        ConfigError: it cannot start anything here.
+        ConfigError: it cannot.
     """
     name = next((o.split("=", 1)[1] for o in overrides if o.startswith("hydra/launcher=")), "")
     kind, key = name.split("_")[0], f"hydra/launcher={name}"
@@ -160,12 +163,12 @@ def check_launcher(overrides: list[str], multirun: bool) -> str:
             found = None
         if not found:
             raise ConfigError(f'{key}: its plugin is not installed; pip install "{PLUGINS[kind]}"')
-    if kind == "submitit" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError(f"{key}: starts the processes itself; leave torchrun out and set hydra.launcher.tasks_per_node")
+    if kind in PLUGINS and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(f"{key}: starts the processes itself; leave torchrun out" +
+                          (" and set hydra.launcher.tasks_per_node" if kind == "submitit" else ""))
     if name.startswith("submitit_slurm") and not shutil.which("srun"):
         raise ConfigError(f"{key}: there is no SLURM (srun) on this machine; repeat the command on a login node of the cluster, "
                           "or choose hydra/launcher=submitit_local")
-    return name
 
 
 def explain(error: Exception, overrides: list[str]) -> ConfigError:

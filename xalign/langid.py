@@ -55,3 +55,12 @@ def judge(text: str, lang: str) -> bool | None:
         return None
     # CLD3 takes one Chinese text in fourteen for something else, but never Japanese for Chinese
     return found.language != "ja" if language.script == "Hans" else found.language in language.cld3
+
+
+def guess(text: str) -> str:
+    """ISO 639-3 code of the language that CLD3 takes `text` for (its own code, if `languages.py` lacks it); ``und`` if it is not sure."""
+    found = _cld3().FindLanguage(text=text)
+    if not found.is_reliable:
+        return "und"
+    own = [code for code, language in LANGUAGES.items() if found.language == language.iso1]
+    return (own + [code for code, language in LANGUAGES.items() if found.language in language.cld3] + [found.language])[0]

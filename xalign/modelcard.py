@@ -10,7 +10,7 @@ from typing import Any
 from xalign.config import Run
 from xalign.languages import LANGUAGES
 from xalign.report.run import before_after
-from xalign.rows import Row
+from xalign.rows import Row, arrow
 from xalign.tables import is_number, markdown
 
 # hub id and licence of the backbones that do not name a hub id themselves
@@ -45,29 +45,36 @@ def write_card(folder: Path, run: Run, rows: Iterable[Row], cost: Mapping[str, A
     hub, licence, base = base_of(run)
     names = [LANGUAGES[code].name for code in (*run.lang, run.source)]
     title = f"{base.split('/')[-1].split(' (')[0]}, {run.choices.get('method')} {run.source} → {', '.join(run.lang)}"
-    parts = [_front_matter(run, hub, licence), f"# {title}\n",
+    rows = list(rows)
+    parts = [_front_matter(run, hub, licence, title, rows), f"# {title}\n",
              f"{base}, trained with **{run.choices.get('method')}** to carry what it knows in {names[-1]} over to "
              f"{' and '.join(names[:-1])}. Made by xalign.\n",
              "## Load\n", _load_encoder(run) if run.backbone.kind == "encoder" else _load(folder), _prompts(run),
              "## How it was made\n", _making(run, base, cost), "## Scores\n",
              markdown(before_after(rows)), "## Limits\n", _limits(run), "## Licence\n",
-             f"The weights derive from {base} and keep its licence" + (f" ({licence})" if licence else "; read it there")
-             + ". The training data's own terms apply as well.\n"]
+             ("The weights began at random, so no other model's licence applies." if "random weights" in base else
+              f"The weights derive from {base} and keep its licence" + (f" ({licence})." if licence else "; read it there."))
+             + " The training data's own terms apply as well.\n"]
     path = folder / "README.md"
     path.unlink(missing_ok=True)  # it may be a hard link into the cache
     path.write_text("\n".join(parts), encoding="utf-8")
     return path
 
 
-def _front_matter(run: Run, hub: str, licence: str) -> str:
-    """The hub's metadata block."""
-    languages = "\n".join(f"- {LANGUAGES[code].iso1}" for code in (*run.lang, run.source))
-    lines = ["---", f"language:\n{languages}", "library_name: transformers",
-             f"pipeline_tag: {'text-ranking' if run.backbone.kind == 'encoder' else 'text-generation'}",
-             f"tags:\n- xalign\n- cross-lingual-alignment\n- {run.choices.get('method')}"]
-    lines.append(f"base_model: {hub}" if hub else "# base_model: none on the hub")
-    lines += [f"license: {licence}"] if licence else []
-    return "\n".join([*lines, "---", ""])
+def _front_matter(run: Run, hub: str, licence: str, title: str, rows: Iterable[Row]) -> str:
+    """The hub's metadata block; the scores after training as its ``model-index``, each with n and signature."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    kind = "text-ranking" if run.backbone.kind == "encoder" else "text-generation"
+    scores = [EvalResult(task_type=kind, dataset_type=row["task"].split(":")[0], dataset_name=f"{arrow(row['task'])}, {row['lang']}",
+                         dataset_config=LANGUAGES[row["lang"]].iso1, metric_type=row["metric"], metric_value=round(row["value"], 4),
+                         metric_name=f"{row['metric']}, {'source' if row['lang'] == run.source else 'target'} language",
+                         metric_args={"n": row["n"], "signature": row.get("signature", "")})
+              for row in rows if row["when"] == "after" and is_number(row["value"]) and "." not in row["metric"]]
+    data = ModelCardData(language=[LANGUAGES[code].iso1 for code in (*run.lang, run.source)], library_name="transformers",
+                         pipeline_tag=kind, tags=["xalign", "cross-lingual-alignment", run.choices.get("method")],
+                         base_model=hub or None, license=licence or None, model_name=title, eval_results=scores or None)
+    return f"---\n{data.to_yaml()}\n{'' if hub else '# base_model: none on the hub' + chr(10)}---\n"
 
 
 def _load(folder: Path) -> str:
@@ -124,14 +131,34 @@ def _making(run: Run, base: str, cost: Mapping[str, Any]) -> str:
     for group in ("method", "data", "parallel", "translator", "trainer"):
         settings = ", ".join(f"{k}={_plain(v)}" for k, v in dataclasses.asdict(getattr(run, group)).items())
         lines.append(f"- {group}: {settings or 'no settings'}")
-    lines.append(f"- cost: {_minutes(cost.get('seconds'))} in all stages, {_minutes(cost.get('train_seconds'))} of it training; "
-                 f"{cost.get('device_hours', '?')} device-hours; peak memory {cost.get('peak_gib', '?')} GiB")
+    lines += [_trained_on(cost), f"- cost: {_minutes(cost.get('seconds'))} in all stages, {_minutes(cost.get('train_seconds'))} of it "
+              f"training; {cost.get('device_hours', '?')} device-hours; {_amount(cost, 'tokens', 'tokens computed')}; "
+              f"{_amount(cost, 'flops', 'FLOPs of the model')}; {_amount(cost, 'energy_kwh', 'kWh')}; "
+              f"peak memory {cost.get('peak_gib', '?')} GiB"]
     versions = ", ".join(f"{name} {v}" for name in PACKAGES if (v := _version(name)))
     lines += [f"- versions: {versions}", "", "| stage | seconds | counts |", "| :--- | ---: | :--- |"]
     for stage in cost.get("stages", ()):
         counts = ", ".join(f"{k} {v:g}" for k, v in (stage.get("facts") or {}).items() if is_number(v))
         lines.append(f"| {stage['label']} | {stage['seconds']:.1f} | {counts} |".replace("|  |", "| |"))
     return "\n".join(lines) + "\n"
+
+
+def _trained_on(cost: Mapping[str, Any]) -> str:
+    """How much data the last training stage read."""
+    facts = next((s["facts"] for s in reversed(list(cost.get("stages", ()))) if "train_rows" in (s.get("facts") or {})), {})
+    if not facts:
+        return "- training data: not recorded"
+    return (f"- training data: {facts['train_rows']:,} rows and {facts.get('valid_rows', 0):,} held out to choose the weights; "
+            f"{facts.get('tokens', 0):,} tokens read in {facts.get('steps', 0):,} steps")
+
+
+def _amount(cost: Mapping[str, Any], key: str, unit: str) -> str:
+    """``2.4e+13 FLOPs``; what lacks where not every stage tells, and why."""
+    reason = f"{key.removesuffix('_kwh')}: {cost[f'{key}_reason']}" if cost.get(f"{key}_reason") else ""
+    value = cost.get(key)
+    if not is_number(value):
+        return reason or f"{key.removesuffix('_kwh')} not measured"
+    return f"{value:,.4g} {unit}" + f" ({reason})" * bool(reason)
 
 
 def _plain(value: Any) -> str:

@@ -5,7 +5,6 @@ import dataclasses
 import json
 import os
 import resource
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from xalign.cache import Artifact, Cache, Stage, digest_of, disk_error, write_json
+from xalign.cache import Artifact, Cache, Stage, digest_of, disk_error, locked, write_json
 from xalign.config import Run
 from xalign.data.examples import read_jsonl, write_jsonl
 
@@ -80,8 +79,12 @@ def run_folder(run: Run, plan: Plan) -> Path:
 
 
 def clock(seconds: float) -> str:
-    """``4 s``, ``3 min 20 s``."""
-    return f"{seconds:.0f} s" if seconds < 60 else f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
+    """``4 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
+    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"
 
 
 def console() -> Console:
@@ -182,38 +185,65 @@ def execute(run: Run) -> Path:
     print_plan(run, plan, cache, folder)
     if run.plan:
         return folder
-    from xalign.report.run import print_run
-    from xalign.results import finish_tracker
 
-    retry_failed(plan, cache)
-    if (folder / "run.json").is_file() and all(cache.has(s) for s in plan.stages()):
-        out.print("finished earlier; nothing to do")
-        print_run(folder)
-        return folder
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise disk_error(e, folder) from e
-    tracker = start_tracker(run, folder, out)
-    try:
-        rows, cost = carry_out(run, plan, cache, folder, tracker, out, began)
-        print_run(folder)
-        finish_tracker(tracker, rows, cost)
-    except BaseException:
-        tracker.finish(failed=True)
-        raise
-    tracker.finish()
-    model = f"model    {folder / 'model'}\n" if plan.model else ""
-    out.print(f"\nresults  {folder}\n{model}took     {clock(time.perf_counter() - began)}, "
-              f"peak memory {cost['peak_gib']:.1f} GiB", soft_wrap=True)
+    def say(line: str) -> None:
+        out.print(line, soft_wrap=True, markup=False)
+
+    def wait() -> None:
+        say(f"another job writes {folder}; waiting …")
+
+    if not finished(plan, cache, folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise disk_error(e, folder) from e
+        with locked(folder / ".lock", wait):
+            if not finished(plan, cache, folder):
+                perform(run, plan, cache, folder, out, began)
+                return folder
+    from xalign.report.run import print_run
+    from xalign.tracking import record
+
+    out.print("finished earlier; nothing to do")
+    record.publish(run, plan, cache, folder, say)
+    print_run(folder)
     return folder
 
 
-def retry_failed(plan: Plan, cache: Cache) -> None:
-    """Drop scores that lack a metric because something failed (no network, no interpreter); their predictions stay."""
+def perform(run: Run, plan: Plan, cache: Cache, folder: Path, out: Console, began: float) -> None:
+    """Carry out the plan, with its tracker, and print the scores and what they cost."""
+    from xalign.report.cost import print_cost
+    from xalign.report.run import print_run
+    from xalign.tracking import record
+
+    def say(line: str) -> None:
+        out.print(line, soft_wrap=True, markup=False)
+
+    tracker = record.begin(run, folder, say)
+    try:
+        carry_out(run, plan, cache, folder, tracker, out, began)
+        print_run(folder)
+        print_cost(folder)
+        record.results(tracker, run, plan, cache, folder, say)
+    except BaseException:
+        record.end(tracker, folder, failed=True)
+        raise
+    record.end(tracker, folder)
+    model = f"model    {folder / 'model'}\n" if plan.model else ""
+    out.print(f"\nresults  {folder}\n{model}took     {clock(time.perf_counter() - began)}", soft_wrap=True)
+
+
+def renew_failed(plan: Plan, cache: Cache) -> None:
+    """Make scores again that lack a metric because something failed (no network, no interpreter); their predictions stay."""
     for stage in (*plan.before.values(), *plan.after.values()):
         if cache.has(stage) and cache.get(stage).receipt["facts"].get("failed"):
-            shutil.rmtree(cache.folder(stage), ignore_errors=True)
+            cache.renew(stage)
+
+
+def finished(plan: Plan, cache: Cache, folder: Path) -> bool:
+    """True if the run's folder is written and no stage is missing or to be tried again."""
+    renew_failed(plan, cache)
+    return (folder / "run.json").is_file() and all(cache.has(s) for s in plan.stages())
 
 
 def speed(facts: dict[str, Any]) -> str:
@@ -227,25 +257,17 @@ def speed(facts: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def start_tracker(run: Run, folder: Path, out: Console) -> Any:
-    """The chosen tracker with the resolved configuration."""
-    from xalign.tracking import start
-
-    group = Path(os.environ["XALIGN_SWEEP"]).name if "XALIGN_SWEEP" in os.environ else None
-    return start(run.tracker, config=plain(run), name=folder.name, group=group, folder=folder,
-                 say=lambda line: out.print(line, soft_wrap=True, markup=False))
-
-
 def plain(run: Run) -> dict[str, Any]:
     """The resolved configuration as a plain dict (no field ever holds a key or password)."""
     return {k: v for k, v in json.loads(json.dumps(dataclasses.asdict(run))).items() if k not in ("plan",)}
 
 
 def carry_out(run: Run, plan: Plan, cache: Cache, folder: Path, tracker: Any, out: Console,
-              began: float) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Run every stage and write the run's files; returns (rows, cost)."""
+              began: float) -> None:
+    """Run every stage and write the run's files."""
     from omegaconf import OmegaConf
 
+    from xalign.cost import cost_rows, totals
     from xalign.data.overlap import overlap_lines
     from xalign.results import collect_rows, export_model, export_predictions
     from xalign.tables import show
@@ -267,37 +289,38 @@ def carry_out(run: Run, plan: Plan, cache: Cache, folder: Path, tracker: Any, ou
     forget()
     rows = collect_rows(run, plan, folder, before, after)
     receipts = [dict(cache.get(s).receipt, cached=s.key in cached) for s in plan.stages()]
-    cost = {"seconds": round(sum(r["seconds"] for r in receipts), 1),
+    spent = cost_rows(receipts, {"run": folder.name, "method": "none" if run.mode == "evaluate" else run.choices["method"],
+                                 "lang": ",".join(run.lang), "source": run.source, "backbone": run.choices["backbone"], "seed": run.seed})
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    cost = {**totals(spent), "peak_gib": round(max([peak, *(r["peak_gib"] for r in spent if "peak_gib" in r)]), 2),
             "seconds_this_run": round(time.perf_counter() - began, 1),
-            "train_seconds": round(sum(r["seconds"] for r in receipts if "course" in r["facts"]), 1),
-            "device_hours": round(sum(r["device_hours"] for r in receipts), 4),
-            "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+            "train_seconds": round(sum(r["seconds"] for r in spent if r["kind"] == "train"), 1),
             "stages": [{k: r[k] for k in ("label", "key", "seconds", "cached", "facts")} for r in receipts]}
     write_jsonl(folder / "rows.jsonl", rows)
+    write_jsonl(folder / "cost.jsonl", spent)
     write_json(folder / "receipts.json", receipts)
     export_predictions(folder, plan, cache)
     if model:
-        export_model(run, folder, model, rows, cost)
+        export_model(run, plan, cache, folder, rows, cost)
     write_json(folder / "run.json", {"name": folder.name, "mode": run.mode, "choices": run.choices, "lang": list(run.lang),
                                      "source": run.source, "seed": run.seed, "model": (plan.model or plan.weights).key,
                                      "overlap": overlap, "cost": cost})
-    return rows, cost
 
 
 def train(plan: Plan, cache: Cache, tracker: Any, out: Console) -> Artifact:
     """The trained model, its curves sent to the tracker and its course printed."""
     import xalign.training.stage as training
+    from xalign.tracking.record import Curves, recorded
 
     assert plan.model
-    training.on_log = lambda record: tracker.log(record, record.get("step"))
-    trained = cache.has(plan.model)
+    curves = Curves(tracker)
+    for record in recorded(plan, cache):  # the curves of cached stages belong to this run too
+        curves(record)
+    training.on_log = curves
     try:
         model = cache.get(plan.model)
     finally:
         training.on_log = None
-    if trained:  # the curves of a cached model belong to this run too
-        for record in read_jsonl(model.file("log.jsonl")):
-            tracker.log(record, record.get("step"))
     for stage in plan.stages():
         if cache.has(stage) and (ends := cache.get(stage).receipt["facts"].get("course")):
             shown = ", ".join(f"{name} {a:.3f} → {b:.3f}" for name, (a, b) in ends.items())

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,21 +83,32 @@ def export_predictions(folder: Path, plan: Plan, cache: Cache) -> None:
                     link(path, target / path.name)
 
 
-def export_model(run: Run, folder: Path, model: Artifact, rows: list[dict[str, Any]], cost: dict[str, Any]) -> None:
-    """The trained model in the hub's format with its card."""
+def training_records(plan: Plan, cache: Cache, name: str = "log.jsonl") -> Iterator[dict[str, Any]]:
+    """What every finished training stage of `plan` wrote to its file `name`, in the order of the stages; ``stage`` is the stage's title.
+
+    Steps begin again with each stage. A stage without the file has no records.
+    """
+    for stage in plan.stages():
+        if "trainer" in stage.params and cache.has(stage) and (path := cache.get(stage).file(name)).is_file():
+            for record in read_jsonl(path):
+                yield {**record, "stage": stage.title}
+
+
+def export_logs(plan: Plan, cache: Cache, folder: Path) -> None:
+    """log.jsonl and samples.jsonl of all training stages; the stages' own files stay as they are."""
+    for name in ("log.jsonl", "samples.jsonl"):
+        (folder / name).unlink(missing_ok=True)  # an older version's file may be the stage's own, by a hard link
+        if records := list(training_records(plan, cache, name)):
+            write_jsonl(folder / name, records)
+
+
+def export_model(run: Run, plan: Plan, cache: Cache, folder: Path, rows: list[dict[str, Any]], cost: dict[str, Any]) -> None:
+    """The trained model in the hub's format with its card, and the course of its training."""
     from xalign.modelcard import write_card
 
-    skip = {"receipt.json", "log.jsonl"}
+    assert plan.model
+    model, skip = cache.get(plan.model), {"receipt.json", "log.jsonl", "samples.jsonl"}
     for path in sorted(p for p in model.path.rglob("*") if p.is_file() and p.name not in skip):
         link(path, folder / "model" / path.relative_to(model.path))
-    link(model.file("log.jsonl"), folder / "log.jsonl")
+    export_logs(plan, cache, folder)
     write_card(folder / "model", run, rows, cost)
-
-
-def finish_tracker(tracker: Any, rows: list[dict[str, Any]], cost: dict[str, Any]) -> None:
-    """The final scores as a summary and as a table."""
-    final = [r for r in rows if r["value"] is not None]
-    tracker.summary({f"{r['when']}/{r['lang']}/{r['task']}/{r['metric']}": r["value"] for r in final
-                     if r["when"] in ("before", "after")} | {f"cost/{k}": v for k, v in cost.items() if isinstance(v, (int, float))})
-    columns = ["lang", "task", "metric", "when", "value", "se", "n", "diff", "p", "signature"]
-    tracker.table("scores", columns, [[r.get(c) for c in columns] for r in final])

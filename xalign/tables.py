@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -37,6 +38,8 @@ class Grid:
         wrap: indices of the columns that may wrap on a narrow terminal.
         dim: indices of rows shown faintly (reference rows).
         colours: (row, column) → rich style of one cell.
+        marks: (row, column) → ``best`` or ``second``: the number of that cell is bold or underlined.
+        groups: (first column, last column, heading) of neighbouring columns.
     """
 
     title: str
@@ -47,6 +50,8 @@ class Grid:
     wrap: tuple[int, ...] = ()
     dim: set[int] = field(default_factory=set)
     colours: dict[tuple[int, int], str] = field(default_factory=dict)
+    marks: dict[tuple[int, int], str] = field(default_factory=dict)
+    groups: list[tuple[int, int, str]] = field(default_factory=list)
 
 
 def is_number(value: Any) -> bool:
@@ -77,12 +82,24 @@ def p_value(p: Any) -> str:
     return "<.001" if p < 0.001 else f"{p:.{3 if p < 0.0995 else 2}f}".replace("0.", ".", 1)
 
 
+def headings(grid: Grid) -> list[str]:
+    """The columns' headings, each with its group's above it."""
+    above = {i: text for first, last, text in grid.groups for i in range(first, last + 1)}
+    return [f"{above[i]}\n{name}" if i in above else name for i, name in enumerate(grid.columns)]
+
+
+def split_number(cell: str) -> tuple[str, str]:
+    """A cell's number and the rest: ``(".427", "** ±.022")``."""
+    end = next((i for i, c in enumerate(cell) if c in "* \n±"), len(cell))
+    return cell[:end], cell[end:]
+
+
 def rich_table(grid: Grid) -> Table:
-    """The grid as a rich Table without its notes."""
-    table = Table(title=Text(grid.title, style="bold"), title_justify="left", header_style="bold",
-                  box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for i, name in enumerate(grid.columns):
+    """The grid as a rich Table without its title and notes."""
+    table = Table(header_style="bold", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for i, name in enumerate(headings(grid)):
         justify = "left" if i in grid.left else "right"
+        name = name.replace(" ", "\n").replace("_", "_\n") if grid.groups and i not in grid.left else name
         table.add_column(Text(name), justify=justify, no_wrap=i not in grid.wrap, overflow="fold", vertical="top")
     for i, row in enumerate(grid.rows):
         if len(row) == 1:
@@ -90,9 +107,48 @@ def rich_table(grid: Grid) -> Table:
                 table.add_section()
             table.add_row(Text(row[0], style="bold cyan"), *[""] * (len(grid.columns) - 1))
         else:
-            cells = (Text(cell, style=grid.colours.get((i, j), "")) for j, cell in enumerate(row))
+            cells = [Text(cell, style=grid.colours.get((i, j), "")) for j, cell in enumerate(row)]
+            for j, cell in enumerate(cells):
+                if mark := grid.marks.get((i, j)):
+                    cell.stylize("bold" if mark == "best" else "underline", 0, len(split_number(row[j])[0]))
             table.add_row(*cells, style="dim" if i in grid.dim else None)
     return table
+
+
+def folded(grid: Grid, width: int) -> list[Grid]:
+    """The grid, or where it is wider than `width` characters, its columns in parts, each with the left-aligned ones at the front."""
+    free = Console(width=10_000)
+
+    def fits(columns: Sequence[int]) -> bool:
+        return Measurement.get(free, free.options, rich_table(_part(grid, columns))).maximum <= width
+
+    if grid.wrap or fits(range(len(grid.columns))):
+        return [grid]
+    fixed = [i for i in range(len(grid.columns)) if i in grid.left]
+    others = [i for i in range(len(grid.columns)) if i not in grid.left]
+    for k in range(2, len(others) + 1):  # into as few parts as fit, of one size
+        size = -(-len(others) // k)
+        parts = [[*fixed, *others[i:i + size]] for i in range(0, len(others), size)]
+        if all(map(fits, parts)):
+            break
+    else:
+        return [grid]
+    out = [_part(grid, columns) for columns in parts]
+    for k, part in enumerate(out, 1):
+        part.title += f" ({k} of {len(out)})"
+        part.notes = grid.notes if part is out[-1] else []
+    return out
+
+
+def _part(grid: Grid, columns: Sequence[int]) -> Grid:
+    """Some columns of a grid."""
+    place = {old: new for new, old in enumerate(columns)}
+    above = {i: text for first, last, text in grid.groups for i in range(first, last + 1)}
+    return replace(grid, columns=[grid.columns[i] for i in columns], left=tuple(place[i] for i in grid.left if i in place),
+                   rows=[row if len(row) == 1 else [row[i] for i in columns] for row in grid.rows],
+                   colours={(i, place[j]): v for (i, j), v in grid.colours.items() if j in place},
+                   marks={(i, place[j]): v for (i, j), v in grid.marks.items() if j in place},
+                   groups=[(place[i], place[i], above[i]) for i in columns if i in above])
 
 
 def renderable(grids: Sequence[Grid]) -> Group:
@@ -100,7 +156,7 @@ def renderable(grids: Sequence[Grid]) -> Group:
     parts: list[RenderableType] = []
     for grid in grids:
         notes = (Constrain(Text(note, style="dim", overflow="fold"), NOTES) for note in grid.notes)
-        parts += [Text(""), rich_table(grid), *notes]
+        parts += [Text(""), Constrain(Text(grid.title, style="bold"), NOTES), rich_table(grid), *notes]
     return Group(*parts)
 
 
@@ -110,6 +166,7 @@ def show(grids: Sequence[Grid], file: TextIO | None = None) -> None:
     console = Console(file=file, highlight=False, soft_wrap=False)
     if console.is_terminal:
         width = max(console.width, NARROWEST)
+        grids = [part for grid in grids for part in folded(grid, width)]
     else:
         free = Console(file=file, width=10_000)
         needs = [Measurement.get(free, free.options, rich_table(grid)).maximum for grid in grids]
@@ -121,18 +178,24 @@ def markdown(grids: Sequence[Grid]) -> str:
     """Grids as GitHub Markdown: title, table, notes as a list."""
     parts = []
     for grid in grids:
-        rows = [["**" + _md(row[0]) + "**"] + [""] * (len(grid.columns) - 1) if len(row) == 1 else [_md(cell) for cell in row]
-                for row in grid.rows]
+        rows = [["**" + _md(row[0]) + "**"] + [""] * (len(grid.columns) - 1) if len(row) == 1 else
+                [_marked(cell, grid.marks.get((i, j), "")) for j, cell in enumerate(row)] for i, row in enumerate(grid.rows)]
         rule = [":---" if i in grid.left else "---:" for i in range(len(grid.columns))]
-        body = "\n".join("| " + " | ".join(row) + " |" for row in [[_md(c) for c in grid.columns], rule, *rows])
+        body = "\n".join("| " + " | ".join(row) + " |" for row in [[_md(c) for c in headings(grid)], rule, *rows])
         notes = "\n".join(f"- {_md(note)}" for note in grid.notes)
         parts.append(f"**{_md(grid.title)}**\n\n{body}\n" + (f"\n{notes}\n" if notes else ""))
     return "\n".join(parts)
 
 
-def _md(text: str) -> str:
+def _marked(cell: str, mark: str) -> str:
+    number_, rest = (_md(part, strip=False) for part in split_number(cell))
+    return {"best": f"**{number_}**{rest}", "second": f"<u>{number_}</u>{rest}"}.get(mark, _md(cell))
+
+
+def _md(text: str, strip: bool = True) -> str:
     """Text on one line that Markdown shows as it is."""
-    return text.replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;").replace("\n", " ").strip()
+    text = re.sub(r"([\\`*_~\[\]|])", r"\\\1", text).replace("&", "&amp;").replace("<", "&lt;").replace("\n", " ")
+    return text.strip() if strip else text
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

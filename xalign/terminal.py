@@ -1,9 +1,15 @@
 """How the commands end: one line about what the user can mend, and an exit code."""
 from __future__ import annotations
 
+import argparse
+import contextlib
+import errno
 import os
 import sys
+import traceback
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
 
 from xalign.config import XalignError
 
@@ -11,6 +17,13 @@ from xalign.config import XalignError
 def fail(message: str) -> None:
     """One line on stderr."""
     print(f"xalign: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+class LineParser(argparse.ArgumentParser):
+    """Arguments of a command; what is wrong with them is one line. To be used inside `reading`."""
+
+    def error(self, message: str) -> NoReturn:
+        raise XalignError(f"{message}; {self.prog} --help shows how to write it")
 
 
 def reading(work: Callable[[], None]) -> int:
@@ -27,3 +40,32 @@ def reading(work: Callable[[], None]) -> int:
     except OSError as e:
         fail(f"{e.filename}: {e.strerror}")
     return 2
+
+
+def guarded(work: Callable[[], Any]) -> int:
+    """Run `work` and turn whatever it raises into one line and an exit code (2: mend it; 130: Ctrl-C; 1: our bug)."""
+    from xalign.cache import disk_error
+
+    try:
+        work()
+        return 0
+    except XalignError as e:
+        fail(str(e))
+        return 2
+    except KeyboardInterrupt:
+        fail("interrupted; finished stages are kept, repeat the command to continue")
+        return 130
+    except OSError as e:
+        fail(str(disk_error(e, Path.cwd())))
+        return 2
+    except Exception as e:  # a bug of ours: the user gets a line, we get the traceback
+        if "No space left on device" in str(e):  # torch and safetensors wrap the disk's error in their own types
+            fail(str(disk_error(OSError(errno.ENOSPC, "No space left on device"), Path.cwd())))
+            return 2
+        log = Path("xalign-error.log")
+        with contextlib.suppress(OSError):
+            log.write_text(traceback.format_exc(), encoding="utf-8")
+        if os.environ.get("XALIGN_DEBUG"):
+            traceback.print_exc()
+        fail(f"unexpected {type(e).__name__}: {e} (traceback in {log}; please report it)")
+        return 1

@@ -172,10 +172,11 @@ def counts(given: Mapping[str, float]) -> bool:
     return all(isinstance(x, int) for x in given.values())
 
 
-def read_mapping(path: str, key: str, langs: Sequence[str], holds: str) -> dict[str, Any]:
+def read_mapping(given: Any, key: str, langs: Sequence[str], holds: str) -> dict[str, Any]:
     """The entries of a YAML or JSON file for each of `langs`.
 
     Args:
+        given: the file, or the mapping itself.
         key: the configuration key that names the file.
         holds: what an entry looks like, for the error message.
     Raises:
@@ -185,11 +186,13 @@ def read_mapping(path: str, key: str, langs: Sequence[str], holds: str) -> dict[
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    file = Path(path).expanduser()
-    if not file.is_file():
+    path, values = (f"{{{', '.join(map(str, given))}}}", given) if isinstance(given, Mapping) else (given, None)
+    file = Path(str(path)).expanduser()
+    if values is None and not file.is_file():
         raise ConfigError(f"{key}={path}: no such file; name a YAML or JSON file with {holds} for each language")
     try:
-        values = OmegaConf.to_container(OmegaConf.create(file.read_text(encoding="utf-8-sig")))
+        if values is None:
+            values = OmegaConf.to_container(OmegaConf.create(file.read_text(encoding="utf-8-sig")))
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, ValueError) as e:
         raise ConfigError(f"{key}={path}: is neither YAML nor JSON ({str(e).splitlines()[0]}); it must hold {holds} for each "
                           "language") from None
@@ -201,8 +204,8 @@ def read_mapping(path: str, key: str, langs: Sequence[str], holds: str) -> dict[
     return {lang: values[lang] for lang in langs}
 
 
-def read_laws(path: str, key: str, langs: Sequence[str]) -> dict[str, Law]:
-    """The laws of `langs`: a mapping of language to alpha, beta and (1, if it is left out) gamma.
+def read_laws(path: Any, key: str, langs: Sequence[str]) -> dict[str, Law]:
+    """The laws of `langs`: a mapping of language to alpha, beta and (1, if it is left out) gamma, or a file that holds it.
 
     Raises:
         ConfigError: see `read_mapping`; and for a parameter out of its range.

@@ -21,7 +21,7 @@ def are_summed(examples: Sequence[Examples]) -> bool:
     return all(len(row) > 2 for e in examples for row in e.values())
 
 
-def paired_examples(metric: str, before: Sequence[Examples], after: Sequence[Examples]) -> Paired | None:
+def paired_examples(metric: str, before: Sequence[Examples], after: Sequence[Examples], bootstrap: bool = True) -> Paired | None:
     """`paired` on the examples that all runs share; None if there is none.
 
     Args:
@@ -33,7 +33,8 @@ def paired_examples(metric: str, before: Sequence[Examples], after: Sequence[Exa
     if not ids:
         return None
     a, b = ([[e[i][2 if summed else 0] for i in ids] for e in side] for side in (before, after))
-    return paired(a, b, [runs[0][i][1] for i in ids], value=rows_value(metric) if summed else None)
+    return paired(a, b, [runs[0][i][1] for i in ids], value=rows_value(metric) if summed else None,
+                  bootstrap=bootstrap)
 
 
 def rows_value(metric: str) -> Callable[[Any], Any]:

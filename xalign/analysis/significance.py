@@ -72,7 +72,7 @@ class Paired:
 
 
 def paired(before: Any, after: Any, clusters: Sequence[Hashable] | None = None, n: int = 10_000, seed: int = 0,
-           value: Value | None = None) -> Paired:
+           value: Value | None = None, bootstrap: bool = True) -> Paired:
     """Compare two systems on the same examples, by randomisation and by the bootstrap.
 
     *Randomisation*. Null hypothesis: on every cluster of examples the two systems' results could as well have been
@@ -95,6 +95,7 @@ def paired(before: Any, after: Any, clusters: Sequence[Hashable] | None = None, 
         seed: of both tests.
         value: the metric of summed statistics [K]; faster when it also takes [R, K] and gives [R]. The value
             of several runs is the mean of their values.
+        bootstrap: False leaves out the bootstrap, half of the time; what it gives is NaN.
     Raises:
         ValueError: for no examples, different shapes, or a score that is not a finite number.
     """
@@ -127,17 +128,15 @@ def paired(before: Any, after: Any, clusters: Sequence[Hashable] | None = None, 
     one, two = values(a.sum(0)[None])[0], values(b.sum(0)[None])[0]
     diff = float((two - one).mean())
     p_random = _randomise(a, b, values, diff, 1e-9 * float(np.abs(one).sum() + np.abs(two).sum()), n, seed)
-    if units < 2:
-        se = p_boot = low = high = float("nan")
-    else:
+    se = p_boot = low = high = float("nan")
+    if units > 1 and bootstrap:
         diffs = _bootstrap(a, b, values, n, seed)
         p_boot = float((1 + (np.abs(diffs - diff) >= abs(diff) - 1e-12).sum()) / (n + 1))
         low, high = (float(v) for v in np.quantile(diffs, [0.025, 0.975]))
-        if value is None and seeds == 1:
-            residual = (b - a)[:, 0, 0] - diff * a[:, 0, 1]
-            se = float(np.sqrt(units / (units - 1) * (residual**2).sum()) / count)
-        else:
-            se = float(diffs.std(ddof=1))
+        se = float(diffs.std(ddof=1))
+    if units > 1 and value is None and seeds == 1:
+        residual = (b - a)[:, 0, 0] - diff * a[:, 0, 1]
+        se = float(np.sqrt(units / (units - 1) * (residual**2).sum()) / count)
     return Paired(diff, se, p_random, p_boot, low, high, count, units, discordance, float(one.mean()), float(two.mean()), seeds, n)
 
 

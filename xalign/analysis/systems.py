@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,10 +15,12 @@ from xalign.config import XalignError
 from xalign.data.examples import read_jsonl
 from xalign.rows import Row, flat_config, read_rows
 from xalign.tables import is_number
+from xalign.terminal import fail
 
 NOT_THE_SYSTEM = ("seed", "lang", "runs", "cache", "plan", "tracker", "metric", "choices")
 EVALUATED = ("mode", "source", "backbone", "task", "tasks")  # what there is to an untrained model
 NO_CHOICE = ("hydra/", "experiments", "tracker", "metric")
+SHORT = 32  # characters that a label may gain
 Key = tuple[str, str, str]  # language, task, metric
 
 
@@ -108,6 +110,10 @@ class System:
     def trained(self) -> bool:
         return self.models[0].trained
 
+    @property
+    def source(self) -> str:
+        return self.models[0].rows[0]["source"]
+
     def scored(self, by_target: bool) -> dict[Key, dict[int, Scored]]:
         """Key → seed → scores. `by_target`: a source language's scores are those of one target's models, ``eng (fin)``."""
         out: dict[Key, dict[int, Scored]] = {}
@@ -119,21 +125,45 @@ class System:
 
 
 def find_runs(arguments: Sequence[str]) -> list[Path]:
-    """The run folders that the arguments name: folders, or patterns that the shell left alone.
+    """The run folders that the arguments name: run folders, folders that hold runs at any depth, or patterns that the shell left alone.
 
+    Runs inside such a folder that are not finished are left out, and a line on stderr names them.
     Raises:
-        XalignError: for a pattern without a match.
+        XalignError: for a folder that holds no finished run, and a pattern without a match.
     """
     folders: list[Path] = []
+    unfinished: list[Path] = []
     for argument in arguments:
-        if Path(argument).exists() or not glob.has_magic(argument):
-            folders.append(Path(argument))
-            continue
-        hits = [p for p in map(Path, sorted(glob.glob(argument))) if (p / "rows.jsonl").is_file()]
-        if not hits:
-            raise XalignError(f"{argument}: no finished run matches")
-        folders += hits
+        path = Path(argument)
+        named = [path] if path.exists() or not glob.has_magic(argument) else [Path(p) for p in sorted(glob.glob(argument))]
+        held = [run for p in named for run in _held(p, unfinished)]
+        if not held and named == [path] and (path in unfinished or not path.is_dir()):
+            unfinished = [p for p in unfinished if p != path]
+            held = [path]  # reading it says what is wrong with it
+        if not held:
+            lacks = "has no rows.jsonl and holds no finished run" if named == [path] else "no finished run matches"
+            raise XalignError(f"{argument}: {lacks}{_named(unfinished)}")
+        folders += held
+    if unfinished:
+        fail(f"note: left out, not finished: {', '.join(map(str, unfinished))}")
     return list({p.resolve(): p for p in folders}.values())
+
+
+def _held(folder: Path, unfinished: list[Path], named: bool = True) -> list[Path]:
+    """The finished runs in `folder`, itself or at any depth; runs that are not finished are added to `unfinished`."""
+    config = folder / "config.yaml"
+    if (folder / "rows.jsonl").is_file() and (named or config.is_file()):  # caches have rows.jsonl of another kind
+        return [folder]
+    if config.is_file() and "\nchoices:" in config.read_text(encoding="utf-8", errors="replace"):  # a run writes it first
+        unfinished.append(folder)
+        return []
+    parts = [p for p in sorted(folder.iterdir()) if p.is_dir() and p.name[0] != "." and p.name != "wandb"] if folder.is_dir() else []
+    return [run for part in parts for run in _held(part, unfinished, named=False)]
+
+
+def _named(unfinished: Sequence[Path]) -> str:
+    names = ", ".join(p.name for p in unfinished[:4]) + (" ..." if len(unfinished) > 4 else "")
+    return f"; not finished: {names}; repeat their commands" if names else ""
 
 
 def load_systems(folders: Sequence[Path]) -> list[System]:
@@ -174,18 +204,54 @@ def _grouped(models: Sequence[ModelScores]) -> list[System]:
 
 
 def _name(systems: Sequence[System]) -> None:
-    """Make labels distinct: by what differs in the configuration where that is short, else by the folder."""
-    for label in [k for k in dict.fromkeys(s.label for s in systems) if sum(s.label == k for s in systems) > 1]:
-        same = [s for s in systems if s.label == label]
-        facts = [s.models[0].identity | {"seed": s.models[0].seed, "lang": ",".join(s.models[0].langs)} for s in same]
-        keys = [k for k in dict.fromkeys(k for f in facts for k in f) if len({json.dumps(f.get(k), default=str) for f in facts}) > 1]
-        plain = [k for k in keys if not k.startswith("choices.")] or keys
-        texts = [" ".join(f"{k.rpartition('.')[2]}={f.get(k)}" for k in plain) for f in facts]
-        short = len(set(texts)) == len(texts) and all(len(t) <= 32 for t in texts)
-        for s, text in zip(same, texts, strict=True):
-            s.label = f"{label} {text if short else s.models[0].folder.name.rpartition('-')[2]}"
-    for s in [s for s in systems if sum(o.label == s.label for o in systems) > 1]:
-        s.label = str(s.models[0].folder)
+    """Make labels distinct."""
+    facts = [s.models[0].identity | {"seed": s.models[0].seed, "lang": ",".join(s.models[0].langs)} for s in systems]
+    labels, _ = tell_apart([s.label for s in systems], facts, [s.models[0].folder for s in systems])
+    for s, label in zip(systems, labels, strict=True):
+        s.label = label
+
+
+def tell_apart(labels: Sequence[str], facts: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> tuple[list[str], list[str]]:
+    """(labels made distinct, notes): by all that differs in the facts where that is short, else by as much of it as is
+    needed, and a note says the rest; by the folder where nothing differs or no short words do."""
+    out, notes = list(labels), []
+    for label in [k for k in dict.fromkeys(labels) if labels.count(k) > 1]:
+        same = [i for i, k in enumerate(labels) if k == label]
+        keys = _differing([facts[i] for i in same])
+        chosen = keys
+        if any(len(_words(facts[i], keys)) > SHORT for i in same):
+            chosen = []
+            for k in keys:  # as few as tell them apart
+                if len({_words(facts[i], [*chosen, k]) for i in same}) > len({_words(facts[i], chosen) for i in same}):
+                    chosen.append(k)
+        texts = [_words(facts[i], chosen) for i in same]
+        short = len(set(texts)) == len(texts) and all(len(t) <= SHORT for t in texts)
+        for i, text in zip(same, texts, strict=True):
+            out[i] = f"{label} {text if short else folders[i].name.rpartition('-')[2]}".strip()
+            rest = [f"{k.removeprefix('choices.')}={str(facts[i].get(k))[:60]}" for k in keys if not short or k not in chosen]
+            if rest or not keys:
+                notes.append(f"{out[i]}: {', '.join(rest) or f'the same configuration and seed as another run, {folders[i]}'}")
+    return [str(folder) if out.count(label) > 1 else label for label, folder in zip(out, folders, strict=True)], notes
+
+
+def _differing(facts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys in which facts differ, without those that follow from a differing choice (another backbone has other settings)."""
+    def values(key: str, among: Sequence[Mapping[str, Any]]) -> set[str]:
+        return {json.dumps(f.get(key), default=str) for f in among}
+
+    keys = [k for k in dict.fromkeys(k for f in facts for k in f) if len(values(k, facts)) > 1]
+    plain = [k for k in keys if not k.startswith("choices.")]
+    for choice in [k for k in keys if k not in plain]:
+        parts = [[f for f in facts if values(choice, [f]) == {v}] for v in sorted(values(choice, facts))]
+        own = [k for k in keys if k.split(".")[0].rstrip("s") == choice[8:] and all(len(values(k, part)) == 1 for part in parts)]
+        keys = [k for k in keys if k not in (own or ([choice] if plain else []))]
+    return sorted(keys, key=lambda k: not k.startswith("choices."))
+
+
+def _words(facts: Mapping[str, Any], keys: Sequence[str]) -> str:
+    """``smollm2 code_switch=0.15``."""
+    values = {k: Path(v).name if isinstance(v, str) and "/" in v else v for k in keys for v in [facts.get(k)]}
+    return " ".join(str(v) if k.startswith("choices.") or k == "lang" else f"{k.rpartition('.')[2]}={v}" for k, v in values.items())
 
 
 def pair_up(a: dict[int, Scored], b: dict[int, Scored]) -> tuple[list[tuple[Scored, Scored]], str]:
@@ -225,7 +291,7 @@ class Outcome:
     note: str = ""
 
 
-def compare_on(metric: str, a: dict[int, Scored], b: dict[int, Scored]) -> Outcome:
+def compare_on(metric: str, a: dict[int, Scored], b: dict[int, Scored], bootstrap: bool = True) -> Outcome:
     """Paired test of `b` against `a` (seed → scores) on the items that all their runs share."""
     pairs, note = pair_up(a, b)
     sides = [[x.examples for x in side] for side in zip(*pairs, strict=True)]
@@ -237,7 +303,7 @@ def compare_on(metric: str, a: dict[int, Scored], b: dict[int, Scored]) -> Outco
         notes.append(f"scored by different recipes ({' / '.join(recipes)})")
         if summed:
             return Outcome(None, total, f"{notes[-1]}: not compared")
-    result = paired_examples(metric, *sides)
+    result = paired_examples(metric, *sides, bootstrap=bootstrap)
     if result is None:
         return Outcome(None, total, "no item in common")
     values = [v[0] for v in sides[0][0].values() if v[0] is not None]

@@ -123,9 +123,16 @@ class CausalBackbone(Trainable):
         answer = self._answers([text], ids, [self.lead + response])[0]
         return ids[0] + answer + self.end, len(ids[0])
 
+    def encode_text(self, text: str) -> tuple[list[int], int]:
+        """(ids, 1): plain text as a model is pre-trained on it, without a template: all but its first token are training targets."""
+        ids = self.tokenizer(text, return_attention_mask=False).input_ids
+        end = self.tokenizer.eos_token_id
+        return ids + [end] * (end is not None and ids[-1:] != [end]), 1
+
     def row(self, example: Example, prompt: str | None = None, options: Sequence[str] = ()) -> Row:
-        """`example` tokenised, with another prompt if one is given; a causal model reads no options."""
-        ids, n_prompt = self.encode_pair(example.prompt if prompt is None else prompt, example.response)
+        """`example` tokenised, with another prompt if one is given; a causal model reads no options. No prompt: plain text."""
+        prompt = example.prompt if prompt is None else prompt
+        ids, n_prompt = self.encode_pair(prompt, example.response) if prompt else self.encode_text(example.response)
         return Row(example.id, tuple(ids), n_prompt, example.subset, example.group, example.weight)
 
     def _fit(self, ids: list[int], room: int) -> list[int]:

@@ -10,6 +10,7 @@ import torch
 
 from xalign.assets import model_folder
 from xalign.backbones.causal import CausalBackbone
+from xalign.backbones.counting import watch
 from xalign.backbones.encoder import HEAD, EncoderBackbone, Scorer
 from xalign.backbones.node import Backbone
 from xalign.backbones.soft import load_soft
@@ -56,6 +57,7 @@ def load_backbone(folder: Path, node: Backbone, train: bool = False) -> CausalBa
         model.train()
     else:
         model.eval().requires_grad_(False)
+        watch(model)
         if cuda:
             model.to("cuda")
     return (EncoderBackbone if node.kind == "encoder" else CausalBackbone)(model, tokenizer, node)

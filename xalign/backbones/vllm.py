@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from xalign.backbones.causal import CausalBackbone
 from xalign.backbones.soft import FILE
 from xalign.config import XalignError
+from xalign.meter import work
 
 if TYPE_CHECKING:
     from xalign.backbones.node import HubBackbone
@@ -44,8 +45,11 @@ class VllmBackbone(CausalBackbone):
     def _ask(self, rows: list[list[int]], **params: Any) -> list[Any]:
         from vllm import SamplingParams, TokensPrompt
 
-        return self.engine.generate([TokensPrompt(prompt_token_ids=row) for row in rows], SamplingParams(temperature=0.0, **params),
-                                    use_tqdm=False)
+        found = self.engine.generate([TokensPrompt(prompt_token_ids=row) for row in rows], SamplingParams(temperature=0.0, **params),
+                                     use_tqdm=False)
+        work.tokens += sum(map(len, rows)) - sum(getattr(answer, "num_cached_tokens", None) or 0 for answer in found)
+        work.uncounted = "vLLM computes without being counted"
+        return found
 
     def _sums(self, rows: list[tuple[list[int], list[list[int]]]]) -> list[list[float]]:
         """See `CausalBackbone`; the log-probability of a prompt's own tokens is always among those that vLLM returns."""
@@ -62,5 +66,6 @@ class VllmBackbone(CausalBackbone):
             found = self._ask(rows[start:start + CHUNK], max_tokens=max_new_tokens, stop_token_ids=sorted(self.stop))
             for i, answer in enumerate(found, start):
                 tokens = list(answer.outputs[0].token_ids)
+                work.tokens += len(tokens)
                 end = next((k for k, token in enumerate(tokens) if token in self.stop or ends and ends(tokens[:k + 1])), None)
                 yield i, tokens if end is None else tokens[:end + (tokens[end] not in self.stop)]

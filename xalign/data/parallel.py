@@ -57,27 +57,37 @@ class LabParallel(Node):
 
 @dataclass(frozen=True)
 class FileParallel(Node):
-    """A folder with one ``<iso3>.txt`` a language, aligned line by line (NTREX's shape)."""
+    """A folder with one ``<iso3>.txt`` a language, aligned line by line (NTREX's shape), or with one folder ``eng-fin`` a pair of
+    languages that holds two such files (OPUS' corpora, which have other sentences for every pair).
+
+    Attributes:
+        path: the folder.
+        pairs: aligned lines, picked by the seed; 0 takes all.
+    """
 
     path: str = ""
-    pairs: int = within(1000, 1)
+    pairs: int = within(1000, 0)
 
     def check_run(self, run: Run) -> None:
         """Raise ConfigError unless the files of the source and of every target language are there."""
         if not self.path:
             raise ConfigError("parallel.path: names no folder; give the folder with <iso3>.txt files as parallel.path=DIR")
-        for lang in (run.source, *run.lang):
-            self._file(lang)
+        for lang in run.lang:
+            self._files(run.source, lang)
 
-    def _file(self, lang: str) -> Path:
-        path = Path(self.path).expanduser() / f"{lang}.txt"
-        if not path.is_file():
-            raise ConfigError(f"parallel.path={self.path}: has no {lang}.txt; it needs one aligned file a language")
-        return path
+    def _files(self, source: str, lang: str) -> tuple[Path, Path]:
+        """The two aligned files."""
+        root, pair = Path(self.path).expanduser(), f"{source}-{lang}"
+        folder = root / pair if (root / pair).is_dir() else root
+        for code in (source, lang):
+            if not (folder / f"{code}.txt").is_file():
+                raise ConfigError(f"parallel.path={self.path}: has no {code}.txt; it needs one aligned file a language, or a folder "
+                                  f"{pair} with the two")
+        return folder / f"{source}.txt", folder / f"{lang}.txt"
 
     def stage(self, run: Run, lang: str) -> Stage:
         """`pairs` aligned lines, picked by the seed; lines that are empty on either side are left out."""
-        paths, source, seed = (self._file(run.source), self._file(lang)), run.source, run.seed
+        paths, source, seed = self._files(run.source, lang), run.source, run.seed
 
         def work(folder: Path, inputs: list[Artifact]) -> Mapping[str, Any]:
             left, right = (_lines(path) for path in paths)
@@ -88,7 +98,7 @@ class FileParallel(Node):
             if not rows:
                 raise XalignError(f"{paths[1]}: holds no line that is filled on both sides")
             Random(f"lines {seed}").shuffle(rows)
-            return _write(folder, rows[: self.pairs])
+            return _write(folder, rows[:self.pairs or None])
 
         params = {"parallel": "files", "source": source, "lang": lang, "sha256": [file_sha256(p) for p in paths],
                   "pairs": self.pairs, "seed": seed}

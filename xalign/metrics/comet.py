@@ -114,8 +114,10 @@ def comet_scores(rows: Sequence[Mapping[str, str]], model: str, references: bool
     Source: unbabel-comet (Rei et al. 2020, 2022).
     """
     from xalign.config import XalignError
+    from xalign.meter import work
     from xalign.progress import bar
 
+    work.uncounted = "COMET computes in another process, without being counted"
     local = Path(model).expanduser()
     digest = checkpoint_params(model).get("sha256")
     job = {"model": str(local.absolute()) if digest else model, "digest": digest, "references": references, "batch_size": batch_size,

@@ -108,6 +108,7 @@ def win_rate(node: Judge, duels: Sequence[Duel], journal: Verdicts) -> tuple[Sco
     from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
     from threading import Event
 
+    from xalign.meter import work
     from xalign.progress import bar
 
     asked = {}
@@ -116,6 +117,8 @@ def win_rate(node: Judge, duels: Sequence[Duel], journal: Verdicts) -> tuple[Sco
             for order, pair in (("ours first", (duel.ours, duel.theirs)), ("theirs first", (duel.theirs, duel.ours))):
                 asked[_id(node, duel, order)] = (duel, order, messages(duel, *pair))
     todo = [i for i in asked if i not in journal.done]
+    if todo:
+        work.uncounted = "the judge computes elsewhere, without being counted"
     stop, failure = Event(), None
 
     def call(chat: Sequence[Mapping[str, str]]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""The tables of finished runs: one before and after, several beside each other; ``python -m xalign.report RUN [RUN ...]``.
+"""The tables of finished runs; ``python -m xalign.report RUN [RUN ...]``.
 
-Reads only a run's rows.jsonl, run.json and config.yaml: no torch, no cache, no models.
+Reads only what runs left behind: no torch, no cache, no models.
 """
 from __future__ import annotations
 
@@ -10,29 +10,86 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xalign.report.comparison import compare, comparison_csv
+from xalign.report.latex import latex
+from xalign.report.layout import pivot_grids, pivots_csv
+from xalign.report.pivot import pivots
 from xalign.report.run import before_after, rows_csv
-from xalign.rows import read_rows
+from xalign.report.runs import load_runs
 from xalign.tables import markdown, show
-from xalign.terminal import reading
+from xalign.terminal import LineParser, reading
+
+ABOUT = """Tables of finished runs. One run: before and after training. Several: beside each other, one row a run.
+With --by (or --metric, --task, --baseline): a table for every task and metric, target and source language, means over seeds."""
+EXAMPLES = """examples:
+  python -m xalign.report runs/ --by method,lang --metric accuracy --latex table.tex
+  python -m xalign.report runs/ --by method,lang --baseline sft --metric chrf --task flores
+  python -m xalign.report runs/ --by method,method.code_switch --html report.html
+  python -m xalign.report experiment=sdrrl_table2 runs/       a paper's numbers beside ours"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = LineParser(prog="python -m xalign.report", description=ABOUT, epilog=EXAMPLES,
+                        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, a folder that holds runs, or a quoted pattern")
+    parser.add_argument("--by", metavar="KEY,KEY", help="rows and, last, columns: method, lang, backbone, seed, source, data, translator, "
+                        "trainer, dictionary, filter, or a configuration key such as method.code_switch (default: method,lang). Runs that "
+                        "differ in more than the seed are never averaged: their row says what differs")
+    parser.add_argument("--metric", action="append", default=[], metavar="NAME", help="a metric or its first word: accuracy is "
+                        "accuracy_raw and accuracy_pmi; may be repeated (default: the main metrics)")
+    parser.add_argument("--task", action="append", default=[], metavar="NAME", help="only this task; may be repeated")
+    parser.add_argument("--baseline", metavar="NAME", help="the system, or the run's folder, that marks of significance are against "
+                        "(default: each system's untrained model)")
+    parser.add_argument("--cost", action="store_true", help="the tables of what the runs cost too")
+    for name, what in (("csv", "unrounded numbers"), ("markdown", "the tables as Markdown"), ("latex", "the tables for LaTeX, booktabs"),
+                       ("html", "a page of its own: tables, plots, configurations, costs, examples")):
+        parser.add_argument(f"--{name}", metavar="FILE", type=Path, help=f"write {what}")
+    parser.add_argument("--plots", metavar="DIR", type=Path, help="write the plots as PNG and PDF")
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """``python -m xalign.report RUN [RUN ...] [--csv FILE] [--markdown FILE]``; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m xalign.report", description="One finished run before and after, "
-                                     "or several beside each other. RUN is a folder with rows.jsonl.")
-    parser.add_argument("runs", nargs="+", metavar="RUN", type=Path)
-    parser.add_argument("--csv", metavar="FILE", type=Path, help="write the unrounded numbers too")
-    parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the tables as Markdown too")
-    args = parser.parse_args(argv)
+    """The command; returns the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv and argv[0].startswith("experiment="):
+        from xalign.report import papers
+
+        return papers.main(argv)
 
     def work() -> None:
-        single = len(args.runs) == 1
-        grids = before_after(read_rows(args.runs[0])) if single else compare(args.runs)
-        if args.csv:
-            rows_csv(read_rows(args.runs[0]), args.csv) if single else comparison_csv(args.runs, args.csv)
+        args = _parser().parse_args(argv)
+        runs = load_runs(args.runs)
+        by = tuple(key.strip() for key in (args.by or "method,lang").split(","))
+        tabled = bool(args.by or args.metric or args.task or args.baseline)
+        found = pivots(runs, by, args.metric, args.task, args.baseline) if tabled or args.plots or args.html else []
+        folders = [run.folder for run in runs]
+        if tabled:
+            grids = pivot_grids(found)
+        else:
+            grids = before_after(runs[0].rows) if len(runs) == 1 else compare(folders)
+        costs = []
+        if args.cost or args.html:
+            from xalign.report.cost import cost_grids
+
+            costs = cost_grids(runs)
+        shown = [*grids, *(costs if args.cost else [])]
+        if args.csv and tabled:
+            pivots_csv(found, args.csv)
+        elif args.csv:
+            rows_csv(runs[0].rows, args.csv) if len(runs) == 1 else comparison_csv(folders, args.csv)
         if args.markdown:
-            args.markdown.write_text(markdown(grids), encoding="utf-8")
-        show(grids)
+            args.markdown.write_text(markdown(shown), encoding="utf-8")
+        if args.latex:
+            args.latex.write_text(latex(shown), encoding="utf-8")
+        show(shown)
+        if args.plots:
+            from xalign.report.plots import write_all
+
+            write_all(runs, found, args.plots)
+        if args.html:
+            from xalign.report.page import write_page
+
+            write_page(args.html, runs, found, grids, costs)
+            print(f"page     {args.html}")
 
     return reading(work)
 

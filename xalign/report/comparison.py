@@ -9,7 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from xalign.languages import LANGUAGES
-from xalign.rows import LOWER_IS_BETTER, STARS, Line, Row, absences, arrow, flat_config, lines, percent, read_cost, read_rows, score, stars
+from xalign.rows import (
+    STARS,
+    Line,
+    Row,
+    absences,
+    arrow,
+    as_roles,
+    flat_config,
+    lines,
+    lower_note,
+    percent,
+    read_cost,
+    read_rows,
+    score,
+    stars,
+)
 from xalign.tables import MISSING, Grid, is_number, show, write_csv
 
 # metrics of the comparison: first word of the metric's name, then only words that name a score or a direction
@@ -17,10 +32,15 @@ KEY_METRICS = ("accuracy", "f1", "seqeval_f1", "ndcg", "chrf", "bleu4", "rougeL"
 PLAIN_WORDS = {"raw", "pmi", "tokens", "bytes", "to", "from", "src", "tgt", "source", "target", *LANGUAGES}
 
 
+def has_head(metric: str, head: str) -> bool:
+    """True for ``accuracy_raw`` and ``accuracy``: only words that name a score or a direction follow."""
+    rest = metric[len(head):]
+    return metric.startswith(head) and not re.match("[a-z0-9]", rest) and set(re.findall(r"[a-z0-9]+", rest)) <= PLAIN_WORDS
+
+
 def is_key(metric: str) -> bool:
     """True for the metrics that the comparison of runs shows."""
-    head = next((k for k in KEY_METRICS if re.match(rf"{k}(?![a-z0-9])", metric)), None)
-    return head is not None and set(re.findall(r"[a-z0-9]+", metric[len(head):])) <= PLAIN_WORDS
+    return any(has_head(metric, head) for head in KEY_METRICS)
 
 
 @dataclass
@@ -49,11 +69,8 @@ class Entry:
 
 def _column(line: Line, row: Row) -> tuple[bool, str, str]:
     """Language codes become roles, so that runs of different languages share columns."""
-    def role(text: str) -> str:
-        text = re.sub(rf"(?<![a-z]){row['source']}(?![a-z])", "src", text)
-        return re.sub(rf"(?<![a-z])(?:{'|'.join(sorted(set(LANGUAGES) - {row['source']}))})(?![a-z])", "tgt", text)
-
-    return line.lang == row["source"], role(line.task), role(line.metric)
+    task, metric = (as_roles(text, row["source"], row["lang"]) for text in (line.task, line.metric))
+    return line.lang == row["source"], task, metric
 
 
 def entries(folders: Sequence[Path]) -> list[Entry]:
@@ -126,8 +143,7 @@ def _role_grid(rows: Sequence[Entry], is_source: bool, varied: Sequence[tuple[st
     if tests:
         grid.notes.append(f"± standard error; {STARS.format(k=tests)}: paired test of each run against the untrained model. "
                           "Runs are not tested against each other here.")
-    if any(c[2].startswith(LOWER_IS_BETTER) for c in columns):
-        grid.notes.append("off_target: lower is better.")
+    grid.notes += lower_note(c[2] for c in columns)
     return grid
 
 

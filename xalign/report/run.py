@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from xalign.languages import LANGUAGES
-from xalign.rows import STARS, Line, Row, absences, arrow, lines, percent, read_rows, score, signatures, stars, uneven
+from xalign.rows import STARS, Line, Row, absences, arrow, lines, lower_note, percent, read_rows, score, signatures, stars, uneven
 from xalign.tables import MISSING, Grid, is_number, number, p_value, show, with_error, write_csv
 
 BASELINES_WIDTH = 27  # characters; more go on a second line
@@ -58,8 +58,7 @@ def _language_grid(lang: str, is_source: bool, gathered: list[Line]) -> Grid:
     grid.notes += uneven(shown)
     if beaten:
         grid.notes.append("! = a baseline that is at least as good as the trained model.")
-    if any(line.lower for line in shown):
-        grid.notes.append("off_target: lower is better.")
+    grid.notes += lower_note(line.metric for line in shown)
     grid.notes += absences(gathered) + signatures(shown)
     return grid
 
@@ -83,8 +82,7 @@ def _score_grid(gathered: list[Line]) -> Grid:
         if len(grid.rows[-1]) == 1:
             grid.rows.pop()
     grid.notes.append("± standard error; below it n, and what needs no model or no training.")
-    if any(line.lower for line in gathered):
-        grid.notes.append("off_target: lower is better.")
+    grid.notes += lower_note(line.metric for line in gathered)
     grid.notes += absences(gathered) + signatures(gathered)
     return grid
 

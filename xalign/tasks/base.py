@@ -27,6 +27,7 @@ class Task(Node):
 
     Class attributes:
         name, title: of the task, in keys and scores, and in messages.
+        languages: those of ours that the benchmark has; empty: any.
         kinds: kinds of backbone that can do it.
         why_not: for the message to any other kind.
         compares: the trained model's scores need the untrained model's predictions.
@@ -34,12 +35,17 @@ class Task(Node):
 
     name: ClassVar[str] = ""
     title: ClassVar[str] = ""
+    languages: ClassVar[tuple[str, ...]] = ()
     kinds: ClassVar[tuple[str, ...]] = ("causal", "encoder")
     compares: ClassVar[bool] = False
     why_not: ClassVar[str] = "an encoder ranks options and generates nothing; choose a causal backbone"
 
     def check_run(self, run: Run) -> None:
-        """Raise ConfigError for what the backbone cannot do, or when no language of the run can be evaluated."""
+        """Raise ConfigError for what the backbone cannot do, or when no language of the run can be evaluated.
+
+        A benchmark that just does not have the languages is left out beside another that has them: in a sweep over languages
+        that is how it should be.
+        """
         if run.backbone.kind not in self.kinds:
             raise ConfigError(f"task.{self.name}: needs a {' or '.join(self.kinds)} backbone: {self.why_not}")
         scores = getattr(self, "scores", [])
@@ -48,7 +54,8 @@ class Task(Node):
             raise ConfigError(f"task.{self.name}.scores={list(scores)}: {odd[0]} divides an option's log-likelihood by its length, and an "
                               "encoder gives options no likelihood; use raw and pmi")
         reasons = [self.lacks(run, lang) for lang in run.lang]
-        if all(reasons):
+        foreign = self.languages and not set(run.lang) & set(self.languages)
+        if all(reasons) and (len(run.tasks) == 1 or not foreign):
             raise ConfigError(reasons[0])
         for lang in run.lang:
             reasons = [task.lacks(run, lang) for task in run.tasks]

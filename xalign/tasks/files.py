@@ -45,11 +45,9 @@ class FileTask(Task):
     """Where the files are and how much of them is asked.
 
     Class attributes:
-        languages: those of ours that the benchmark has; empty: any.
         origin: where the official files are published, for the message.
     """
 
-    languages: ClassVar[tuple[str, ...]] = ()
     origin: ClassVar[str] = ""
 
     path: str = ""

@@ -4,9 +4,11 @@ from __future__ import annotations
 import ctypes
 import time
 from contextlib import suppress
-from pathlib import Path
+from functools import cache
 
 import torch
+
+from xalign.meter import process_peak, reset_peak
 
 # dense bf16 TFLOP/s with fp32 accumulation, from the makers' data sheets; the first name that the device's name contains
 PEAKS = (("GB200", 2500), ("B200", 2250), ("H200", 989), ("H100 PCIe", 756), ("H100 NVL", 835), ("H100", 989), ("GH200", 989),
@@ -27,6 +29,7 @@ def keep_memory() -> bool:
     return False
 
 
+@cache
 def peak_flops(cuda: bool, bf16: bool) -> float | None:
     """Peak FLOP/s of this process's device: a data sheet's on CUDA, a timed matrix product's on the CPU.
 
@@ -48,19 +51,10 @@ def peak_flops(cuda: bool, bf16: bool) -> float | None:
 
 
 def reset_peak_memory(cuda: bool) -> None:
-    """Begin a new measurement for `peak_memory`."""
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        with suppress(OSError):  # 5: the resident set's high-water mark
-            Path("/proc/self/clear_refs").write_text("5")
+    """Begin a new measurement for `peak_memory`; the running stage's own (`xalign.meter`) goes on."""
+    reset_peak()
 
 
 def peak_memory(cuda: bool) -> float | None:
     """GiB: the most that PyTorch allocated on the GPU, or that this process held in memory; None where it cannot be read."""
-    if cuda:
-        return torch.cuda.max_memory_allocated() / 2**30
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 2**20
-    return None
+    return torch.cuda.max_memory_allocated() / 2**30 if cuda else process_peak()

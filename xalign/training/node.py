@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from xalign.config import ConfigError, Node, choice, within
@@ -48,6 +48,9 @@ class TrainerNode(Node):
         eval_every: steps between validations; 0 = a quarter of an epoch.
         patience: stop after so many validations without a new best; 0 = never.
         checkpoint_every: seconds between checkpoints; 0 = none.
+        probe_prompts: prompts of each answer language that the model answers at every validation, for the off-target rate
+            (`xalign.training.probe`); 0 = none. The trained weights do not depend on it.
+        probe_tokens: the longest of these answers.
     """
 
     epochs: int = within(4, low=1)
@@ -79,6 +82,12 @@ class TrainerNode(Node):
     eval_every: int = within(0, low=0)
     patience: int = within(4, low=0)
     checkpoint_every: float = within(600, low=0)
+    probe_prompts: int = within(0, low=0)
+    probe_tokens: int = within(32, low=1)
+
+    def params(self) -> dict[str, Any]:
+        """What decides a trained stage's artifact: every field, the probe's where there is one."""
+        return {k: v for k, v in asdict(self).items() if self.probe_prompts or not k.startswith("probe_")}
 
     def zero_stage(self, bf16: bool) -> int:
         """The ZeRO stage that runs: bf16 takes 1 for 0, because DeepSpeed's bf16 optimizer without ZeRO takes an empty step
@@ -90,8 +99,8 @@ class TrainerNode(Node):
         return math.ceil(self.tokens_per_step / (self.micro_tokens * world)) if self.micro_tokens else 1
 
     def check_run(self, run: Any) -> None:
-        """Raise ConfigError for what only causal backbones have: adapters, and a choice of attention."""
-        for key, plain in (("adapter", "none"), ("attention", "auto")):
+        """Raise ConfigError for what only causal backbones have: adapters, a choice of attention, and text to probe."""
+        for key, plain in (("adapter", "none"), ("attention", "auto"), ("probe_prompts", 0)):
             value = getattr(self, key)
             if value != plain and run.backbone.kind != "causal":
                 raise ConfigError(f"trainer.{key}={value}: is for causal backbones; set trainer.{key}={plain}")

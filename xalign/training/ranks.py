@@ -11,10 +11,12 @@ from __future__ import annotations
 import os
 import traceback
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Protocol
 
 from xalign.config import XalignError
+from xalign.meter import Work, work
 
 FOREVER = timedelta(days=7)
 PATIENCE = timedelta(seconds=60)  # of a process that failed
@@ -130,13 +132,21 @@ def _share(job: Job | None) -> Job | None:
 
 
 def _run(job: Job) -> Any:
-    """This process' part of `job`, and word of how it went to and from the others; raises as `perform` says."""
+    """This process' part of `job`, and word of how it went to and from the others; raises as `perform` says.
+
+    What the others' models computed counts as process 0's `xalign.meter.work`.
+    """
     result = error = None
+    if is_helper():
+        work.uncounted = ""  # in process 0 each stage begins without
+    before = replace(work)
     try:
         result = job.run()
     except Exception as e:
         error = e
-    reports = _exchange(error)
+    reports, done = zip(*_exchange(error, work.since(before)), strict=True)
+    for other in done[1:] if place()[0] == 0 else ():
+        work.add(other)
     if error:
         raise error
     for rank, report in enumerate(reports):
@@ -148,8 +158,8 @@ def _run(job: Job) -> Any:
     return result
 
 
-def _exchange(error: Exception | None) -> list[tuple[bool, str, str] | None]:
-    """What each process met in the job: None, or whether it was an XalignError, its line and its traceback.
+def _exchange(error: Exception | None, done: Work) -> list[tuple[tuple[bool, str, str] | None, Work]]:
+    """What each process met in the job: None, or whether it was an XalignError, its line and its traceback; and what it computed.
 
     Raises:
         Exception: `error`, or an XalignError, when a process does not answer; `_lost` is then set.
@@ -163,7 +173,7 @@ def _exchange(error: Exception | None) -> list[tuple[bool, str, str] | None]:
     reports: list[Any] = [None] * place()[1]
     try:
         _meet(PATIENCE if error else FOREVER)
-        dist.all_gather_object(reports, mine, group=_control)
+        dist.all_gather_object(reports, (mine, done), group=_control)
     except RuntimeError as e:
         _lost = True
         if error and "by peer" not in str(error):  # gloo: connection closed, or reset, by peer

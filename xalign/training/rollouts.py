@@ -32,7 +32,7 @@ def choose(logits: Tensor, draws: Tensor) -> Tensor:
 
 @torch.no_grad()
 def sample(model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: set[int],
-           draws: Tensor | None = None) -> list[list[int]]:
+           draws: Tensor | None = None, greedy: bool = False, together: bool = False) -> list[list[int]]:
     """An answer to each prompt, drawn token by token at temperature 1; all prompts in one batch with a key-value cache.
 
     Args:
@@ -40,12 +40,14 @@ def sample(model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, st
         prompts: non-empty token ids.
         stop: token ids that end an answer.
         draws: [B, max_new_tokens] numbers in [0, 1) that decide the tokens; torch's generator gives them if absent.
+        greedy: take the likeliest token and draw nothing.
+        together: make `max_new_tokens` forward passes even when all answers have ended; under ZeRO-3 every process must make as many.
     Returns:
         The answers' ids, the stop token included where one was drawn: to stop is a choice too.
     """
     from transformers import DynamicCache
 
-    if draws is None:
+    if draws is None and not greedy:
         draws = torch.rand(len(prompts), max_new_tokens, dtype=torch.float64)
     weight, width = next(model.parameters()), max(map(len, prompts))
     ids, seen = torch.zeros(len(prompts), width, dtype=torch.long), torch.zeros(len(prompts), width, dtype=torch.bool)
@@ -63,13 +65,14 @@ def sample(model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, st
             # additive and 4-D, because a model switched to packed attention ignores a 2-D mask
             mask = torch.zeros(visible.shape, dtype=weight.dtype, device=weight.device)
             mask = mask.masked_fill_(~visible, torch.finfo(weight.dtype).min)[:, None]
-            chosen = choose(logits_at(model, 1, input_ids=ids, attention_mask=mask, position_ids=positions,
-                                      past_key_values=cached, use_cache=True)[:, -1], draws[:, k])
+            logits = logits_at(model, 1, input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cached,
+                               use_cache=True)[:, -1]
+            chosen = logits.argmax(-1) if draws is None else choose(logits, draws[:, k])
             for line, token in enumerate(chosen.tolist()):
                 if line in live:
                     answers[line].append(token)
                     live -= {line} if token in stop else set()
-            if not live:
+            if not live and not together:
                 break
             ids, positions = chosen[:, None], positions[:, -1:] + 1
             seen = torch.cat([seen, seen.new_ones(len(prompts), 1)], 1)

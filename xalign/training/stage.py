@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Log = Callable[[dict[str, Any]], None]
 
 on_log: Log | None = None
-"""Set by the pipeline: receives each record of ``log.jsonl`` as it is written, e.g. for the tracker."""
+"""Set by the pipeline: receives each record of ``log.jsonl`` as it is written, with the ``stage`` it is of; e.g. for the tracker."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class TrainJob:
         rows: ``rows.jsonl`` with Examples.
         objective: gives loss, row weights and modules of its own (`xalign.methods.base.Objective`).
         teacher: a folder that `load_backbone` opens, for objectives that compare; None for the others.
+        title: the stage's, told with each record of the log.
+        languages: the source language and the targets, for the probe; empty without one.
     """
 
     folder: Path
@@ -45,6 +47,8 @@ class TrainJob:
     seed: int
     teacher: Path | None = None
     lr_factor: float = 1.0
+    title: str = ""
+    languages: tuple[str, ...] = ()
 
     def run(self) -> dict[str, Any]:
         """See `run_job`."""
@@ -64,24 +68,27 @@ def train_stage(run: Run, objective: Any, rows: Stage, weights: Stage, name: str
         lr_factor: multiplies the learning rate.
         overrides: changed fields of ``run.trainer``, e.g. ``epochs=1``.
     Returns:
-        A resumable stage whose artifact is the model in the hub's format and ``log.jsonl``.
+        A resumable stage whose artifact is the model in the hub's format, ``log.jsonl`` and, with a probe, ``samples.jsonl``.
     """
     trainer = dataclasses.replace(run.trainer, **overrides)
     trainer.check("trainer")
-    params = {"trainer": dataclasses.asdict(trainer), "loss": objective.loss_params(), "backbone": run.backbone.params(),
+    params = {"trainer": trainer.params(), "loss": objective.loss_params(), "backbone": run.backbone.params(),
               "seed": run.seed, **({"lr_factor": lr_factor} if lr_factor != 1 else {})}
+
+    title = f"{name} {objective.name}"
+    languages = (run.source, *run.lang) if trainer.probe_prompts else ()  # not in the key: the rows decide which are asked
 
     def work(folder: Path, inputs: list[Artifact]) -> dict[str, Any]:
         from xalign.training.ranks import perform
 
         paths = [a.path.resolve() for a in inputs]
         job = TrainJob(folder.resolve(), paths[1], paths[0] / "rows.jsonl", run.backbone, objective, trainer, run.seed,
-                       paths[2] if teacher else None, lr_factor)
+                       paths[2] if teacher else None, lr_factor, title, languages)
         return perform(job)
 
     inputs = (rows, weights, teacher) if teacher else (rows, weights)
     seconds = 60 * objective.effort * trainer.epochs
-    return Stage(name, 2, params, work, inputs, seconds, f"{name} {objective.name}", resumable=True)
+    return Stage(name, 2, params, work, inputs, seconds, title, resumable=True)
 
 
 def run_job(job: TrainJob) -> dict[str, Any]:
@@ -95,15 +102,23 @@ def run_job(job: TrainJob) -> dict[str, Any]:
 
     rank, _ = join()
     backbone = open_backbone(job)
-    rows, dropped = tokenise(read_examples(job.rows), backbone, job.trainer.max_length)
+    examples = read_examples(job.rows)
+    rows, dropped = tokenise(examples, backbone, job.trainer.max_length)
     if not rows:
         raise XalignError(f"{job.objective.name}: none of {sum(dropped.values())} rows fits trainer.max_length="
                           f"{job.trainer.max_length}; raise it")
     train, valid = (weigh(job.objective, part) for part in split_groups(rows, job.trainer.valid_share, job.seed))
-    log = on_log if rank == 0 else None
-    facts = Trainer(backbone.model, job.objective, job.trainer, train, valid, job.folder, job.seed, log,
-                    job.lr_factor).fit()
-    del backbone
+    probe = None
+    if job.trainer.probe_prompts:
+        from xalign.training.probe import Probe, questions
+
+        node = job.trainer
+        probe = Probe(backbone, questions(examples, train, valid, node.probe_prompts, job.seed, job.languages,
+                                          backbone.max_length - node.probe_tokens), node.probe_tokens)
+    log = _titled(job.title) if rank == 0 else None
+    facts = Trainer(backbone.model, job.objective, job.trainer, train, valid, job.folder, job.seed, log, job.lr_factor, probe).fit()
+    facts |= probe.facts() if probe else {}
+    del backbone, probe
     gc.collect()  # the engine holds itself in cycles: let go of optimiser and gradients before loading again
     if rank == 0:
         best = open_backbone(job, teacher=False)
@@ -116,6 +131,12 @@ def run_job(job: TrainJob) -> dict[str, Any]:
         best.save(job.folder)
         shutil.rmtree(job.folder / "checkpoints")
     return {"rows": len(rows), **{f"rows_dropped_{why}": n for why, n in dropped.items()}, **facts}
+
+
+def _titled(title: str) -> Log | None:
+    """`on_log`, told of which stage each record is."""
+    told = on_log
+    return told and (lambda record: told({**record, "stage": title}))
 
 
 def open_backbone(job: TrainJob, teacher: bool = True) -> Any:

@@ -14,19 +14,21 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from xalign.backbones.counting import watch
 from xalign.cache import write_json
 from xalign.config import XalignError
 from xalign.data.choices import collate
 from xalign.data.packing import Row, deal, plan_steps
+from xalign.meter import TIMED, work
 from xalign.progress import bar
 from xalign.training.engine import clips_itself, compile_layers, load_deepspeed, load_universal, make_engine, to_universal, uses_bf16
-from xalign.training.facts import LOG, count_parameters, course
+from xalign.training.facts import LOG, append, count_parameters, course
 from xalign.training.hardware import keep_memory, peak_flops, peak_memory, reset_peak_memory
+from xalign.training.losses import bare
 from xalign.training.node import TrainerNode
+from xalign.training.probe import SAMPLES, Probe, rates
 from xalign.training.ranks import join
 from xalign.training.schedule import auto_lr, cosine
-
-TIMED = 20  # seconds of training from which on the share of the device's peak is worth measuring
 
 
 class Trainer:
@@ -39,16 +41,17 @@ class Trainer:
         model: a causal language model of transformers, or an encoder's `Scorer`, in float32.
         objective: gives ``loss(model, batch) -> LossOut``.
         train, valid: rows with their final weights; `valid` may be empty.
-        folder: takes ``log.jsonl`` and ``checkpoints/``; what an earlier, killed run left there is continued.
+        folder: takes ``log.jsonl``, ``samples.jsonl`` and ``checkpoints/``; what an earlier, killed run left there is continued.
         on_log: receives every record of the log (process 0).
         lr_factor: multiplies the node's learning rate.
+        probe: answers its questions at every validation; they go to ``samples.jsonl``.
     """
 
     def __init__(self, model: Any, objective: Any, node: TrainerNode, train: list[Row], valid: list[Row], folder: Path, seed: int,
-                 on_log: Callable[[dict[str, Any]], None] | None = None, lr_factor: float = 1.0) -> None:
+                 on_log: Callable[[dict[str, Any]], None] | None = None, lr_factor: float = 1.0, probe: Probe | None = None) -> None:
         self.rank, self.world = join()
         self.objective, self.node, self.train, self.valid, self.seed, self.on_log = objective, node, train, valid, seed, on_log
-        self.folder, self.checkpoints = folder, folder / "checkpoints"
+        self.folder, self.checkpoints, self.probe = folder, folder / "checkpoints", probe
         self.accumulation = node.accumulation(self.world)
         self.supervised = sum(r.targets for r in train) / sum(r.tokens for r in train)
         self.lr = lr_factor * (auto_lr(node.tokens_per_step, self.supervised) if node.lr == "auto" else float(node.lr))
@@ -64,7 +67,8 @@ class Trainer:
         if node.compile:
             compile_layers(model)
         model.train()
-        self.parameters, self.trainable, self.flops_per_token, self.flops_per_logit = count_parameters(model)
+        self.parameters, self.trainable = count_parameters(model)
+        watch(model)
         self.clips = clips_itself(node)
         self.engine = make_engine(model, node, self.lr, self.accumulation, self.world)
         self.attention = self._attention(model)
@@ -98,8 +102,8 @@ class Trainer:
         before, total = state["seconds"], sum(r.tokens for s in self.steps for r in s)
         reset_peak_memory(self.cuda)
         show = {"desc": "train", "unit": "tok", "unit_scale": True, "disable": self.rank > 0}
-        if self.valid and not state["step"]:
-            self._validate()
+        if not state["step"]:
+            self._look()
         with bar(total=total, initial=state["tokens"], **show) as progress:
             while state["step"] < len(self.steps) and not state["stopped"]:
                 rows, began = self.steps[state["step"]], time.perf_counter()
@@ -113,8 +117,8 @@ class Trainer:
                 self._log({**record, "tokens": state["tokens"], "tokens_per_second": rate})
                 progress.update(sum(r.tokens for r in rows))
                 progress.set_postfix_str(f"loss {record['loss']:.3f}", refresh=False)
-                if self.valid and (state["step"] % self.eval_every == 0 or state["step"] == len(self.steps)):
-                    self._validate()
+                if state["step"] % self.eval_every == 0 or state["step"] == len(self.steps):
+                    self._look()
                 if checkpoint and state["step"] < len(self.steps):
                     self._checkpoint()
                     saved = time.perf_counter()
@@ -160,18 +164,17 @@ class Trainer:
         targets = sum(r.targets for r in rows)
         losses = torch.zeros(len(bins), dtype=torch.float64, device=engine.device)
         logs: dict[str, torch.Tensor] = {}
-        computed = logits = 0
+        computed, flops = 0, work.flops
         for k in range(self.accumulation):
             batch = self._batch(bins[k * world + self.rank])
             out = self.objective.loss(engine, batch)
             engine.backward(out.sum * (self.accumulation * world / targets))  # DeepSpeed divides by both
             losses[k * world + self.rank] = out.sum.detach()
             computed += batch.input_ids.numel()
-            logits += sum(r.targets for r in batch.rows)
             for name, value in out.logs.items():
                 logs[name] = logs[name] + value.double() if name in logs else value.double()
             if k == self.accumulation - 1:  # one wait for the device a step
-                counts = torch.tensor([computed, logits, want_checkpoint], dtype=torch.float64, device=engine.device)
+                counts = torch.tensor([computed, work.flops - flops, want_checkpoint], dtype=torch.float64, device=engine.device)
                 found = [logs[n].to(engine.device).reshape(1) for n in sorted(logs)]
                 totals = self._total(torch.cat([losses, counts, *found]))
                 self._require_finite(totals[:len(bins)], bins, f"loss in step {step + 1}")
@@ -180,9 +183,9 @@ class Trainer:
             engine.step()
         norm = float(norm if self.clips else engine.get_global_grad_norm())
         self._require_finite([norm if norm >= 0 else math.nan], [rows], f"gradient in step {step + 1}")  # DeepSpeed's inf is -1
-        computed, logits, checkpoint = totals[len(bins):len(bins) + 3]
+        computed, flops, checkpoint = totals[len(bins):len(bins) + 3]
         self.state["computed"] += int(computed)
-        self.state["flops"] += int(computed) * self.flops_per_token + int(logits) * self.flops_per_logit
+        self.state["flops"] += int(flops)
         more = {n: v / targets for n, v in zip(sorted(logs), totals[len(bins) + 3:], strict=True)}
         record = {"step": step + 1, "epoch": round((step + 1) / self.per_epoch, 4), "loss": sum(totals[:len(bins)]) / targets,
                   **more, "lr": lr, "grad_norm": norm}
@@ -202,6 +205,16 @@ class Trainer:
             kept = f"; the last good checkpoint stays in {self.checkpoints}" if latest.is_file() else ""
             raise XalignError(f"trainer: the {what} is not finite, rows {shown}; lower trainer.lr (now {self.lr:.2g}), "
                               f"or look at these rows and their weights{kept}")
+
+    def _look(self) -> None:
+        """See how far the model has come: on the validation rows, and in its answers to the probe's questions."""
+        if self.valid:
+            self._validate()
+        if self.probe and self.probe.questions and (self.rank == 0 or self.node.zero == 3):  # only partitioned weights need everyone
+            samples = self.probe(bare(self.engine), together=self.node.zero == 3 and self.world > 1)
+            if self.rank == 0:
+                append(self.folder / SAMPLES, [{"step": self.state["step"], **s} for s in samples])
+            self._log({"step": self.state["step"], **rates(samples)})
 
     @torch.no_grad()
     def _validate(self) -> None:
@@ -234,8 +247,7 @@ class Trainer:
     def _log(self, record: dict[str, Any]) -> None:
         if self.rank:
             return
-        with open(self.folder / LOG, "a", encoding="utf-8") as f:
-            f.write(json.dumps(record) + "\n")
+        append(self.folder / LOG, [record])
         if self.on_log:
             self.on_log(record)
 
@@ -272,15 +284,16 @@ class Trainer:
                     shutil.rmtree(old)
 
     def _resume(self) -> None:
-        """Continue from the newest checkpoint, if there is one; records behind it are dropped from the log."""
-        latest, log = self.checkpoints / "latest.json", self.folder / LOG
+        """Continue from the newest checkpoint, if there is one; records behind it are dropped from the log and the samples."""
+        latest = self.checkpoints / "latest.json"
         if latest.is_file():
             state = json.loads(latest.read_text(encoding="utf-8"))
             self._load(self.checkpoints / state.pop("tag"), state["world"])
             self.state = state | {"world": self.world}
-        if self.rank == 0 and log.is_file():
-            lines = [x for x in log.read_text(encoding="utf-8").splitlines() if x.endswith("}")]
-            log.write_text("".join(x + "\n" for x in lines if json.loads(x)["step"] <= self.state["step"] > 0), encoding="utf-8")
+        for log in (self.folder / LOG, self.folder / SAMPLES) if self.rank == 0 else ():
+            if log.is_file():
+                *lines, _ = log.read_text(encoding="utf-8", errors="replace").split("\n")  # a killed run's last line may be cut
+                log.write_text("".join(x + "\n" for x in lines if json.loads(x)["step"] <= self.state["step"] > 0), encoding="utf-8")
 
     def _load(self, checkpoint: Path, wrote: int) -> None:
         """Load a checkpoint that `wrote` processes wrote.

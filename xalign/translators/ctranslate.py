@@ -10,6 +10,7 @@ from typing import Any
 from xalign.cache import Artifact, Stage
 from xalign.config import ConfigError, XalignError
 from xalign.languages import LANGUAGES
+from xalign.meter import work
 
 INSTALL = "pip install -e '.[ctranslate2]', or set translator.engine=transformers"
 PATIENCE = 2  # transformers searches on while a growing beam could still win; with 1, a fifth of a noisy model's translations differed
@@ -66,6 +67,8 @@ class Engine:
         found = self.model.translate_batch([tokenizer.convert_ids_to_tokens(row) for row in rows], [[self.start]] * len(rows),
                                            beam_size=self.beam, max_input_length=0, max_decoding_length=self.max_length - 1,
                                            return_end_token=True, patience=PATIENCE if self.beam > 1 else 1)
+        work.tokens += sum(map(len, rows)) + self.beam * sum(len(result.hypotheses[0]) for result in found)
+        work.uncounted = "CTranslate2 computes without being counted"
         texts: list[str | None] = []
         for tokens in (result.hypotheses[0] for result in found):
             text = tokenizer.decode(tokenizer.convert_tokens_to_ids(tokens), skip_special_tokens=True).strip()

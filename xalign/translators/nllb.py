@@ -189,12 +189,15 @@ class Transformers:
         import torch
         from transformers import AutoModelForSeq2SeqLM
 
+        from xalign.backbones.counting import watch
+
         place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         dtype = torch.bfloat16 if place == "cuda" else torch.float32
         with opened(folder):
             model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
         self.model, self.tokenizer, self.start = model.eval().requires_grad_(False).to(place), tokenizer, language_token(tokenizer, lang)
         self.beam, self.max_length = beam, max_length
+        watch(self.model)
 
     def translate(self, rows: Sequence[list[int]]) -> list[str | None]:
         """The translation of each row of source ids; None where it did not end within `max_length` tokens."""
