@@ -144,3 +144,13 @@ def test_a_metric_that_failed_is_tried_again_without_predicting_again(tmp_path):
     comet = [r for r in rows if r["metric"] == "comet"]
     assert len(comet) == 2 and all(r["value"] is None and "could not be scored by" in r["reason"] for r in comet)
     assert all(r["value"] is not None for r in rows if r["metric"] in ("bleu", "chrf", "chrf++"))
+
+
+def test_a_benchmark_without_the_target_language_scores_the_source_beside_another(cache, tmp_path):
+    """In training: the two benchmarks of x-LLM's Table 2 and a sweep over languages of which one has no Greek."""
+    plan = ["method=sft", "backbone=tiny", "data.questions=12", "plan=true", f"cache={cache}", "lang=ell"]
+    done = xalign(*plan, "task=[xquad,mlqa]", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "absent: task.mlqa" in done.stdout and "Greek (ell)" in done.stdout and "predict mlqa eng" in done.stdout
+    done = xalign(*plan, "task=mlqa", cwd=tmp_path)
+    assert done.returncode == 2 and "Greek (ell)" in done.stderr

@@ -265,6 +265,8 @@ def test_languages_in_rows_turn_the_table_and_other_columns_make_a_table_a_langu
     found = pivots(load_runs([tmp_path]), by=("method", "backbone"))
     assert [(p.lang, p.role, p.columns) for p in found] == [(x, role, ["tiny"]) for x in ("deu", "fin") for role in ("target", "source")]
     assert pivot_grids(found)[1].title == "belebele accuracy_raw by method and backbone, fin"
+    target, _ = table(tmp_path, by=("seed", "method"))
+    assert target.rows == ["chance", "untrained", "seed=0"] and target.cells["untrained", "cit"].value == 10 / ITEMS
 
 
 def test_wide_tables_fold_on_a_terminal_and_lose_nothing(tmp_path):

@@ -99,7 +99,8 @@ def rich_table(grid: Grid) -> Table:
     table = Table(header_style="bold", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for i, name in enumerate(headings(grid)):
         justify = "left" if i in grid.left else "right"
-        name = name.replace(" ", "\n").replace("_", "_\n") if grid.groups and i not in grid.left else name
+        if grid.groups and i not in grid.left:  # many narrow columns: long words end at their underscores
+            name = "\n".join(w.replace("_", "_\n") if len(w) > 8 else w for w in name.split())
         table.add_column(Text(name), justify=justify, no_wrap=i not in grid.wrap, overflow="fold", vertical="top")
     for i, row in enumerate(grid.rows):
         if len(row) == 1:

@@ -97,8 +97,8 @@ def _fact(member: Member, key: str) -> str:
     """What a run has for a key of --by."""
     if key == "lang":
         return member.lang
-    if key == "method":
-        return member.run.model(member.when).name
+    if key == "method":  # of a reference: of the run that recorded it
+        return member.run.model("after" if member.run.trained else "before").name
     if key in ("backbone", "seed", "source"):
         return str(getattr(member.run, key))
     value = member.run.config.get(f"choices.{key}" if key in NODES else key)

@@ -112,6 +112,9 @@ def _notes(rows: Sequence[Row]) -> list[str]:
         if reasons:
             which = "" if len(lacking) == len(rows) else f" of {len(lacking)} of {len(rows)} stages"
             notes.append(f"absent: {what}{which}: {'; '.join(reasons)}")
+    slow = [r for r in rows if r.get("flops")]
+    if reasons := dict.fromkeys(str(r.get("mfu_reason", "no reason given")) for r in slow if r.get("mfu") is None):
+        notes.append(f"absent: MFU of {sum(r.get('mfu') is None for r in slow)} of {len(slow)} stages with a model: {'; '.join(reasons)}")
     killed = [r["stage"] for r in rows if r.get("incomplete")]
     notes += [f"killed and continued, the last seconds before are not counted: {', '.join(killed)}"] if killed else []
     return notes

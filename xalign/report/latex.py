@@ -10,7 +10,8 @@ NARROW = 9  # columns; wider tables span the page and are scaled to it
 # a row that begins with [ or * would be an argument of the \\\\ before it
 SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "|": "$|$", '"': "''",
            "±": r"$\pm$", "→": r"$\rightarrow$", "–": "--", "×": r"$\times$", "·": r"$\cdot$", "−": "$-$", "≤": r"$\leq$", "≥": r"$\geq$",
-           "≈": r"$\approx$", "…": r"\ldots{}", "\u00a0": "~", "\n": " ", "[": "{[}", "*": "{*}", **{c: "\\" + c for c in "&%$#_{}"}}
+           "≈": r"$\approx$", "†": r"$\dagger$", "‡": r"$\ddagger$", "…": r"\ldots{}", "\u00a0": "~", "\n": " ",
+           "[": "{[}", "*": "{*}", **{c: "\\" + c for c in "&%$#_{}"}}
 
 
 def escape(text: str) -> str:

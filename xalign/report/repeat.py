@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from xalign.report.runs import FinishedRun
 
 NOT_GROUPS = ("hydra/", "experiments", "tracker")  # an experiment's values are given one by one; a tracker changes no score
+OF_EVALUATION = ("backbone", "task", "metric")  # what a run of mode=evaluate depends on
 
 
 def repeat_command(run: FinishedRun) -> str:
@@ -21,19 +22,20 @@ def repeat_command(run: FinishedRun) -> str:
     Empty for a run without config.yaml.
     """
     choices = {k.removeprefix("choices."): str(v) for k, v in run.config.items() if k.startswith("choices.") and v is not None}
-    choices = {k: v for k, v in choices.items() if not k.startswith(NOT_GROUPS)}
-    if not choices:
+    groups = [g for g in (["method"] if run.trained else []) + ["backbone"] + sorted(choices) if g in choices]
+    groups = [g for g in dict.fromkeys(groups) if not g.startswith(NOT_GROUPS) and (run.trained or g in OF_EVALUATION)]
+    if not groups:
         return ""
     usual, given, keys = defaults(), [] if run.trained else ["mode=evaluate"], []
-    for group, name in choices.items():
-        names = name.split(",")
-        if name != usual.get(group) and (run.trained or group != "method") or group in ("method", "backbone") and run.trained:
+    for group in groups:
+        name, names = choices[group], choices[group].split(",")
+        if name != usual.get(group) or group in ("method", "backbone"):
             given.append(f"{group}=[{name}]" if len(names) > 1 else f"{group}={name}")
         if group == "task":
             nodes = run.config.get("tasks") or [_part(run.config, "task")]
             for one, node in zip(names, nodes, strict=False):
                 keys += _changed(f"task.{one}", f"task/{one}", _flat(node))
-        elif run.trained or group != "method":
+        else:
             keys += _changed(group, f"{group}/{name}", _part(run.config, group))
     plain = yaml.safe_load((package_folder("conf") / "config.yaml").read_text(encoding="utf-8"))
     langs = list(run.langs)
@@ -58,7 +60,15 @@ def _changed(prefix: str, path: str, own: dict[str, Any]) -> list[str]:
     if not file.is_file():
         return []
     usual = _flat(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
-    return [f"{prefix}.{k}={_value(v)}" for k, v in own.items() if k in usual and v != usual[k]]
+    return [f"{prefix}.{k}={_value(v)}" for k, v in own.items() if k in usual and v != _number(usual[k])]
+
+
+def _number(value: Any) -> Any:
+    """YAML reads ``1e-4`` as a text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _value(value: Any) -> str:

@@ -43,8 +43,8 @@ class Task(Node):
     def check_run(self, run: Run) -> None:
         """Raise ConfigError for what the backbone cannot do, or when no language of the run can be evaluated.
 
-        A benchmark that just does not have the languages is left out beside another that has them: in a sweep over languages
-        that is how it should be.
+        In a training run, a benchmark that just does not have the target languages still scores the source language beside one that
+        has them: a sweep over languages needs no list of languages for each benchmark.
         """
         if run.backbone.kind not in self.kinds:
             raise ConfigError(f"task.{self.name}: needs a {' or '.join(self.kinds)} backbone: {self.why_not}")
@@ -55,7 +55,8 @@ class Task(Node):
                               "encoder gives options no likelihood; use raw and pmi")
         reasons = [self.lacks(run, lang) for lang in run.lang]
         foreign = self.languages and not set(run.lang) & set(self.languages)
-        if all(reasons) and (len(run.tasks) == 1 or not foreign):
+        useful = foreign and len(run.tasks) > 1 and not all(self.lacks(run, lang) for lang in run.evaluated)
+        if all(reasons) and not useful:
             raise ConfigError(reasons[0])
         for lang in run.lang:
             reasons = [task.lacks(run, lang) for task in run.tasks]
