@@ -147,6 +147,8 @@ def test_over_seeds_and_against_another_system_the_paired_test_is_done_here(tmp_
     assert target.cells["sdrrl", "fin"].p == theirs.p_randomisation < 0.01 and target.cells["sdrrl", "fin"].mark == "**"
     assert target.cells["sft", "fin"].p is None and target.tests == 1 and target.baseline == "sft"
     assert any("of each system against sft" in note for note in pivot_grid(target).notes)
+    alone = pivots([r for r in load_runs([tmp_path]) if r.method == "sft"], baseline="sft")
+    assert [p.tests for p in alone] == [0, 0] and any("Nothing is tested" in note for note in pivot_grid(alone[0]).notes)
 
 
 def test_a_baseline_of_several_backbones_is_the_one_of_the_rows_own(tmp_path):
@@ -155,6 +157,7 @@ def test_a_baseline_of_several_backbones_is_the_one_of_the_rows_own(tmp_path):
         make(tmp_path, "sdrrl", backbone=backbone, right=34)
     target, _ = table(tmp_path, baseline="sft")
     assert target.cells["sdrrl tiny", "fin"].p < 0.01 and target.cells["sdrrl big", "fin"].p == 1
+    assert target.baseline == "sft"
     with pytest.raises(XalignError, match="--baseline gpt: is no system .* untrained, sdrrl big, sdrrl tiny, sft big, sft tiny"):
         table(tmp_path, baseline="gpt")
 

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from xalign.cache import Artifact, Cache, Stage, digest_of, disk_error, locked, write_json
 from xalign.config import Run
-from xalign.data.examples import read_jsonl, write_jsonl
+from xalign.data.examples import write_jsonl
 
 if TYPE_CHECKING:
     from xalign.tasks.base import Task

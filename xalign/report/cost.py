@@ -198,7 +198,7 @@ def wall(seconds: float) -> str:
     if 0 < seconds < 0.05:
         return "<0.1 s"
     if seconds < 60:
-        return f"{seconds:.{0 if seconds >= 9.95 else 1}f} s"
+        return f"{seconds:.{0 if seconds >= 9.95 or not seconds else 1}f} s"
     return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
 
 

@@ -62,9 +62,8 @@ def _test(runs: Runs, rival: Runs | None) -> tuple[float | None, str]:
     """(p, note) of a cell's runs against another's; `rival` None: against the same runs' untrained models."""
     if rival is None and runs[0][0].when != "after":
         return None, ""
-    if rival is None and len(runs) == 1:
-        p = runs[0][1].get("p")  # the same test, done when the run ended
-        return (p, "") if is_number(p) else (None, "not tested, the run recorded no paired test")
+    if rival is None and len(runs) == 1 and is_number(runs[0][1].get("p")):
+        return runs[0][1]["p"], ""  # the same test, done when the run ended
     a, b = (_scored(runs, "before") if rival is None else _scored(rival)), _scored(runs)
     if not a or not b:
         return None, "not tested, there are no per-example scores"
@@ -96,8 +95,8 @@ def mark_cells(pivot: Pivot, rows: Sequence[Contender], found: Found, against: A
             remarks.setdefault(note, []).append(" ".join(places[key][0]))
     pivot.tests = sum(p is not None for p, _ in tested.values())
     if against:
-        pivot.baseline = next(r.name if r.label != r.name and sum(o.name == r.name for o in rows) > 1 else r.label
-                              for r in against.values() if r)
+        named = {r.label: r for r in against.values() if r}
+        pivot.baseline = next((r.name for r in named.values()), "") if len(named) > 1 else next(iter(named or against))
     elif against is None and any(c.kind == UNTRAINED for c in rows):
         pivot.baseline = UNTRAINED
     pivot.notes += [f"{', '.join(where[:6])}{' ...' if len(where) > 6 else ''}: {note}." for note, where in remarks.items()]
