@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex
 from matplotlib.container import BarContainer
 
@@ -174,12 +175,13 @@ def test_learning_curves_put_stages_after_each_other(runs: list[FinishedRun]) ->
 def test_off_target_curves_pool_seeds_and_say_what_they_do_not_know(runs: list[FinishedRun]) -> None:
     figure = plots.off_target_curves(runs)
     axis = next(a for a in figure.axes if a.get_title("left") == "Finnish")
-    line = next(x for x in axis.lines if len(x.get_xdata()) == 7)
-    assert list(line.get_xdata()) == [0, 2, 4, 6, 8, 10] or 4 in line.get_xdata()
-    assert set(line.get_ydata()) == {0.5}
-    # 2 seeds x 16 answers; at step 4 one stage ends and the next begins: 64
-    low, high = wilson(0.5, 32)
-    assert (low, high) == pytest.approx((0.336, 0.664), abs=0.001)  # by hand: (.5 + .06) / 1.12 -+ 1.96/1.12 * sqrt(.0078 + .0009)
+    line = next(x for x in axis.lines if len(x.get_xdata()) == 6)
+    assert list(line.get_xdata()) == [0, 2, 4, 6, 8, 10] and set(line.get_ydata()) == {0.5}  # at step 4 one stage ends, the next begins
+    # 2 seeds x 16 answers; by hand: z = 1.96, z2 = 3.84; (.5 + z2/64) / (1 + z2/32) -+ z / (1 + z2/32) * sqrt(.25/32 + z2/4096)
+    low, high = 0.5 - 1.75 * 0.0935, 0.5 + 1.75 * 0.0935
+    assert wilson(0.5, 32) == pytest.approx((low, high), abs=0.001)
+    band = next(c for c in axis.collections if isinstance(c, PolyCollection)).get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == pytest.approx((low, high), abs=0.001)
     points = [float(y) for x in axis.lines for y in x.get_ydata()]
     assert 0.4 in [round(y, 6) for y in points] and 0.6 in [round(y, 6) for y in points]  # sft has only before and after
     assert "measured only before and after" in figure.caption and "Wilson" in figure.caption
@@ -245,7 +247,8 @@ def test_examples_follow_their_rule(tmp_path: Path) -> None:
     for when, values in (("before", old), ("after", new)):
         path = folder / "predictions" / when / "fin"
         path.mkdir(parents=True)
-        records = [{"id": i, "prompt": "q", "references": ["r"], "prediction": f"{when} {i}", "scores": {"f1": v}} for i, v in values.items()]
+        records = [{"id": i, "prompt": "q", "references": ["r"], "prediction": f"{when} {i}", "scores": {"f1": v}}
+                   for i, v in values.items()]
         (path / "open.jsonl").write_text("".join(json.dumps(r) + "\n" for r in reversed(records)))
     (group,), note = example_groups(load_runs([folder]))
     assert [(e.id, e.why) for e in group.examples] == [("a", "first by id"), ("b", "first by id"), ("c", "rose most"), ("e", "rose most"),

@@ -175,8 +175,9 @@ def off_target_curves(runs: Sequence[FinishedRun]) -> Plot:
             names = [f"off_target_{lang}{end}" for lang in probed(run) for end in ("", "_n")]
             values, ends = stages_of(run, ["loss", *names])
             for lang in probed(run):
-                counts = dict(p for part in values[f"off_target_{lang}_n"] for p in part)
-                for step, share in (p for part in values[f"off_target_{lang}"] for p in part):
+                # a stage begins with the model that the one before it ended with: one point, not two
+                shares, counts = (dict(p for part in values[f"off_target_{lang}{end}"] for p in part) for end in ("", "_n"))
+                for step, share in shares.items():
                     if counts.get(step):
                         curves.setdefault(lang, {}).setdefault(method, {}).setdefault(step, []).append((share, counts[step]))
             last = ends[-1][0] if ends else 1.0

@@ -86,7 +86,7 @@ def example_groups(runs: Sequence[FinishedRun], most: int = MOST) -> tuple[list[
 def _groups(run: FinishedRun, lang: str, before: Path, after: Path, k: int) -> list[Group]:
     """One file's items, apart by task (a file of translations holds two directions)."""
     new = {r["id"]: r for r in read_jsonl(after) if "id" in r}
-    pairs = [(old, new[old["id"]]) for old in read_jsonl(before) if old.get("id") in new]
+    pairs = [(old, new[old["id"]]) for old in read_jsonl(before) if old.get("id") in new and {"prediction", "options"} & old.keys()]
     tasks = dict.fromkeys(str(old.get("task", before.stem)) for old, _ in pairs)
     found = []
     for task in tasks:
