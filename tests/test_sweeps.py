@@ -15,8 +15,8 @@ import pytest
 from conftest import TINY, xalign
 
 from xalign.compose import complete
-from xalign.config import ConfigError
-from xalign.sweep import Job, grid, refuse_useless
+from xalign.config import ConfigError, XalignError
+from xalign.sweep import Job, Sweep, grid, refuse_useless
 
 JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 # the second job trains until it is killed
@@ -76,6 +76,15 @@ def test_a_value_that_no_job_can_use_stops_the_sweep_and_a_combination_does_not(
         refuse_useless(jobs(("x", "c"), ("x", "d")))
     with pytest.raises(ConfigError, match="x d"):
         refuse_useless(jobs(("x", "d"), ("y", "d")))
+
+
+def test_a_job_that_was_killed_the_last_time_comes_last(tmp_path):
+    jobs = [Job(n, [f"seed={n}"]) for n in (1, 2, 3)]
+    for n, code in ((1, None), (2, 2)):  # 1: its process was killed, and the whole sweep with it
+        (tmp_path / f"job-{n:03d}.json").write_text(json.dumps({"overrides": [f"seed={n}"], "code": code}), encoding="utf-8")
+    assert [job.number for job in Sweep(tmp_path, jobs, {}).begin()] == [2, 3, 1]
+    with pytest.raises(XalignError, match="3 of 3 jobs failed"):  # none was started
+        Sweep(tmp_path, jobs, {}).summary([])
 
 
 def test_experiment_is_another_name_of_experiments():

@@ -13,9 +13,10 @@ HELP = """xalign: cross-lingual alignment of language models; one command a meth
 
 usage: python -m xalign [group=choice ...] [key=value ...]
        python -m xalign -m method=sft,t_sft,sdrrl lang=fin,jpn    a sweep: every combination, one table
+       python -m xalign -m ... hydra/launcher=joblib hydra.launcher.n_jobs=2    the same, two at a time on this machine
        python -m xalign -m ... hydra/launcher=submitit_slurm_node  the same, each combination a job on a SLURM cluster
        python -m xalign mode=evaluate backbone.name=PATH 'task=[belebele,xquad]' 'lang=[deu,ara]'   scores of any model as it is
-       python -m xalign plan=true                                 show the stages, keys and costs, and stop
+       python -m xalign plan=true                                 show the stages, keys and costs, and stop; with -m the jobs
        python -m xalign compare runs/A runs/B                     finished runs: differences, p-values, who wins where
        python -m xalign report runs/A runs/B                      finished runs in one table
        python -m xalign contamination TRAIN.jsonl TEST.jsonl      which test items stand in training data

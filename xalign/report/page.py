@@ -19,7 +19,7 @@ from xalign.report.examples import example_groups
 from xalign.report.plots import draw_all
 from xalign.report.repeat import repeat_command
 from xalign.report.run import before_after
-from xalign.rows import arrow, as_roles
+from xalign.rows import arrow, as_roles, percent
 from xalign.tables import Grid, is_number, number, split_number
 from xalign.tracking import without_secrets
 
@@ -104,7 +104,7 @@ def _table(grid: Grid) -> dict[str, Any]:
 def _cell(grid: Grid, i: int, j: int, text: str) -> dict[str, Any]:
     """One cell: its number, what stands after it, and its classes."""
     mark, left = grid.marks.get((i, j), ""), j in grid.left
-    first, rest = (text, "") if left else split_number(text)
+    first, rest = split_number(text) if not left and ("±" in text or "*" in text) else (text, "")
     return {"mark": mark, "first": first, "rest": rest.replace("\n", " ").strip() if rest else "",
             "class": " ".join(filter(None, ["left" if left else "", "wide" if left and len(text) > 24 else "",
                                             DARK.get(grid.colours.get((i, j), ""), "")]))}
@@ -125,7 +125,8 @@ def _image(plot: Plot) -> dict[str, Any]:
 
 def _group(group: Any) -> dict[str, Any]:
     """Examples of one language and task; the scores as texts."""
-    scored = [{"e": e, "scores": [(m, number(a), number(b), is_number(a) and is_number(b) and a != b) for m, a, b in e.scores]}
+    scored = [{"e": e, "scores": [(m, number(a, percent(m)), number(b, percent(m)), is_number(a) and is_number(b) and a != b)
+                                 for m, a, b in e.scores]}
               for e in group.examples]
     iso = LANGUAGES[group.lang].iso1 if group.lang in LANGUAGES else ""
     return {"g": group, "examples": scored, "iso": iso, "lang": language(group.lang)}

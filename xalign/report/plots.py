@@ -204,7 +204,7 @@ def heat_map(pivot: Pivot, difference: bool = False) -> Plot:
         raise NotDrawn(f"{len(known)} of {len(labels) * len(groups)} cells have a value")
     limit = max(map(abs, known)) or 1.0
     norm = Normalize(-limit, limit) if difference else Normalize(min(known), max(known) if max(known) > min(known) else min(known) + 1)
-    cmap = colormaps["cividis"]
+    cmap = colormaps["cividis_r" if pivot.lower else "cividis"]
     longest = max(len(label) for label in labels)
     slanted = longest > 8
     height = 0.75 + 0.27 * len(groups) + (0.05 * longest if slanted else 0.1)

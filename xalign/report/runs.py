@@ -76,12 +76,17 @@ class FinishedRun:
         return _records(self.folder / "log.jsonl")
 
 
+# as the papers' tables have them: what was only evaluated, baselines, the rest
+ORDER = ("none", "sft", "t_sft", "cit", "xcot", "coit", "muit", "cpt", "sdrrl", "ml_dft", "rl_ia", "pl_bl", "ml_ipd")
+
+
 def _records(path: Path) -> list[dict[str, Any]]:
     return list(read_jsonl(path)) if path.is_file() else []
 
 
 def load_runs(paths: Sequence[str | Path]) -> list[FinishedRun]:
-    """The finished runs among `paths`: run folders, folders that hold runs at any depth, or patterns; each once, sorted by folder.
+    """The finished runs among `paths`: run folders, folders that hold runs at any depth, or patterns; each once, by method and
+    folder.
 
     Raises:
         XalignError: for a named folder that is no finished run and holds none, a pattern without a match, a file that cannot be read.
@@ -94,4 +99,4 @@ def load_runs(paths: Sequence[str | Path]) -> list[FinishedRun]:
         except ValueError:
             raise XalignError(f"{path}: is not valid JSON; repeat the run's command to write it again") from None
         runs.append(FinishedRun(folder, tuple(read_rows(folder)), flat_config(folder), facts))
-    return runs
+    return sorted(runs, key=lambda r: ORDER.index(r.method) if r.method in ORDER else len(ORDER))

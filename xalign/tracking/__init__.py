@@ -1,5 +1,5 @@
-"""Experiment trackers: Weights & Biases, Comet ML, both, none. Recording never stops or delays a run: each tracker works in a
-thread of its own, its trouble is said once, and the run goes on.
+"""Experiment trackers: Weights & Biases, Comet ML, both, none. Recording never stops a run: each tracker works in a thread of its
+own, which the run waits for only so long; its trouble is said once, and the run goes on.
 
 Each tracker's package is imported only when a run starts with it. Keys are read by the packages themselves
 (environment, ``wandb login``, ``~/.comet.config``); none is ever part of a configuration.
@@ -10,7 +10,6 @@ import queue
 import re
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,7 +47,7 @@ class Wandb(Node):
         tags: labels of the run besides method, languages and backbone.
         artifacts: files that go to the tracker: none; results (rows, predictions, card, receipts); all (the weights too).
         timeout: seconds to wait for the server at the start; then the run is recorded offline.
-        finish_timeout: seconds to wait at the end for what is not uploaded yet.
+        finish_timeout: seconds to wait at the end for what is not uploaded yet, and for any other call.
     """
 
     project: str = "xalign"
@@ -58,7 +57,7 @@ class Wandb(Node):
     tags: list[str] = field(default_factory=list)
     artifacts: str = choice("results", "none", "results", "all")
     timeout: float = within(30.0, above=0)
-    finish_timeout: float = within(120.0, above=0)
+    finish_timeout: float = within(60.0, above=0)
 
     def check_run(self, run: Run, key: str = "tracker") -> None:
         """Raise ConfigError for online without a key."""
@@ -84,7 +83,7 @@ class Comet(Node):
     tags: list[str] = field(default_factory=list)
     artifacts: str = choice("results", "none", "results", "all")
     timeout: float = within(60.0, above=0)
-    finish_timeout: float = within(120.0, above=0)
+    finish_timeout: float = within(60.0, above=0)
 
     def check_run(self, run: Run, key: str = "tracker") -> None:
         """Raise ConfigError for online without a key."""
@@ -164,73 +163,62 @@ class Package:
 
 
 class _Line:
-    """One tracker behind a thread of its own. Trouble with a table, an image or a package leaves that out; any other trouble,
-    or no answer in time, ends the recording. Either is said once."""
+    """One tracker in a thread of its own, so that a call which hangs can be left behind. The run waits for each call: two threads that
+    import at once (pandas, PIL) can block each other for good.
+
+    Trouble with a table, an image or a package leaves that out; any other trouble, or no answer in time, ends the recording.
+    Either is said once.
+    """
 
     EXTRAS = ("table", "image", "package")
 
     def __init__(self, title: str, make: Callable[[], Any], say: Say, start: float = 60.0, end: float = 120.0) -> None:
-        self.title, self.end, self.where, self.id, self.later, self.complete = title, end, "", "", "", False
-        self._say, self._said, self._over, self._resumed = say, False, False, -1
+        self.title, self.end, self.where, self.id, self.later, self.resumed = title, end, "", "", "", -1
+        self.over = self.complete = self._said = False
+        self._say = say
         self._calls: queue.SimpleQueue[tuple[str, tuple[Any, ...]]] = queue.SimpleQueue()
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._work, args=(make,), daemon=True, name=f"xalign {title}")
-        self._thread.start()
-        if not self._ready.wait(start):
-            self._trouble(f"no answer in {start:.0f} s")
-
-    @property
-    def over(self) -> bool:
-        """True after trouble or the end: nothing is recorded any more."""
-        return self._over
-
-    @property
-    def resumed(self) -> int:
-        """The last training step that the tracker already has of this run; -1 for none."""
-        return self._resumed
+        self._done = threading.Event()
+        threading.Thread(target=self._work, args=(make,), daemon=True, name=f"xalign {title}").start()
+        if not self._done.wait(start):
+            self._trouble(f"no answer in {start:g} s")
 
     def call(self, name: str, *args: Any) -> None:
-        """Queue one call of the backend."""
-        if not self._over:
-            self._calls.put((name, args))
-
-    def wait(self, until: float) -> None:
-        """Wait for the end of the record until `until` (of `time.monotonic`)."""
-        if self._over:
+        """Make one call of the backend, and wait at most `end` seconds for it."""
+        if self.over:
             return
-        self._thread.join(max(0.0, until - time.monotonic()))
-        if self._thread.is_alive():
-            self._trouble(f"not finished in {self.end:.0f} s{f'; what is missing can be sent later: {self.later}' * bool(self.later)}")
-        self._over = True
+        self._done.clear()
+        self._calls.put((name, args))
+        if not self._done.wait(self.end):
+            self._trouble(f"{name} is not finished after {self.end:g} s"
+                          + f"; what is missing can be sent later: {self.later}" * bool(self.later))
 
     def _work(self, make: Callable[[], Any]) -> None:
-        name, args, backend = "start", (), None
+        name, args = "start", ()
         try:
             backend = make()
-            self.where, self.id, self.later, self._resumed = backend.where, backend.id, backend.later, backend.resumed
-            self._ready.set()
+            self.where, self.id, self.later, self.resumed = backend.where, backend.id, backend.later, backend.resumed
             while name != "finish":
+                self._done.set()
                 name, args = self._calls.get()
                 try:
                     getattr(backend, name)(*args)
                 except Exception as e:
                     if name not in self.EXTRAS:
                         raise
-                    what = getattr(args[0], "name", args[0])
-                    self._trouble(f"{name} {what} left out: {one_line(e)}", ends=False)
-            self.complete = True
+                    self._trouble(f"{name} {getattr(args[0], 'name', args[0])} left out: {one_line(e)}", ends=False)
+            self.complete, self.over = not self.over, True
         except ImportError as e:
             self._trouble(f"{e.name or e} is not installed")
         except Exception as e:  # whatever a tracker's package raises: no server, full disk
             self._trouble(one_line(e))
         finally:
-            self._ready.set()
+            self._done.set()
 
     def _trouble(self, what: str, ends: bool = True) -> None:
-        if not self._said and not self._over:
+        if not self._said and not self.over:
             self._said = True
             self._say(f"{self.title}: {what}; the run goes on" + " without it" * ends)
-        self._over |= ends
+        self.over |= ends
 
 
 def one_line(e: BaseException) -> str:
@@ -239,7 +227,7 @@ def one_line(e: BaseException) -> str:
 
 
 class Tracker:
-    """What a run records to: the same calls for every tracker, none of which raises or waits, but for the end.
+    """What a run records to: the same calls for every tracker, none of which raises, or waits longer than `finish_timeout`.
 
     Attributes:
         lines: ``wandb``, ``comet`` → its line.
@@ -281,11 +269,8 @@ class Tracker:
         self._all("summary", dict(values))
 
     def finish(self, failed: bool = False) -> None:
-        """Write what is left; `failed` marks the run as such. Waits at most the nodes' `finish_timeout`."""
-        now = time.monotonic()
+        """Write what is left; `failed` marks the run as such."""
         self._all("finish", failed)
-        for line in self.lines.values():
-            line.wait(now + line.end)
 
     def _all(self, name: str, *args: Any) -> None:
         for line in self.lines.values():
