@@ -128,7 +128,8 @@ def test_nothing_comes_from_elsewhere(page: Path) -> None:
 def test_everything_is_there(page: Path, runs: list[FinishedRun]) -> None:
     parsed = Page(page.read_text(encoding="utf-8"))
     shown = " ".join(parsed.text().split())
-    for piece in ("sdrrl, sft", "Arabic", "Chinese", "no checkpoint", "first 2 by id", "rose most", "fell most", "after training, in xx",
+    methods = ", ".join(dict.fromkeys(r.method for r in runs))
+    for piece in (methods, "Arabic", "Chinese", "no checkpoint", "first 2 by id", "rose most", "fell most", "after training, in xx",
                   "Not drawn", "against cost", "Training and validation loss"):
         assert piece in shown, piece
     assert {a["href"] for a in parsed.all("a")} <= {f"#{attrs['id']}" for _, attrs in parsed.elements if attrs.get("id")}

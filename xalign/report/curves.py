@@ -170,7 +170,8 @@ def off_target_curves(runs: Sequence[FinishedRun]) -> Plot:
     # language → method → step → [(share, answers)], pooled over seeds; and the points measured before and after
     curves: dict[str, dict[str, dict[float, Points]]] = {}
     points: dict[str, dict[str, list[tuple[float, Any]]]] = {}
-    for method, own in panel_names([r for r in runs if r.trained]).items():
+    panels = panel_names([r for r in runs if r.trained])
+    for method, own in panels.items():
         for run in own:
             names = [f"off_target_{lang}{end}" for lang in probed(run) for end in ("", "_n")]
             values, ends = stages_of(run, ["loss", *names])
@@ -187,7 +188,7 @@ def off_target_curves(runs: Sequence[FinishedRun]) -> Plot:
     langs = sorted({*curves, *points})
     if not langs:
         raise NotDrawn("no run has an off-target rate, in its rows or in log.jsonl (trainer.probe_prompts records one while training)")
-    methods = sorted({m for by in (*curves.values(), *points.values()) for m in by})
+    methods = [m for m in panels if any(m in by for by in (*curves.values(), *points.values()))]
     paint = {m: (COLOURS[i % len(COLOURS)], "osD^vP*X"[i % 8]) for i, m in enumerate(methods)}
     columns = min(len(langs), 4 if len(langs) > 6 else 3)
     rows = math.ceil(len(langs) / columns)

@@ -75,7 +75,9 @@ def accuracy_cost(pivot: Pivot) -> Plot:
         axis.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
     best = front([(x, cell.value) for x, cell in xy.values()], pivot.lower)
     axis.step(*zip(*best, strict=True), where="post", color=GREY, lw=1, ls=(0, (4, 2)), zorder=1)
-    for k, (x, cell) in enumerate(xy.values()):
+    systems = [label for label in pivot.rows if label not in pivot.reference]  # the colours that they have in the bars
+    for label, (x, cell) in xy.items():
+        k = systems.index(label)
         error = INTERVAL * cell.se if is_number(cell.se) else None
         colour, marker = COLOURS[k % len(COLOURS)], "osD^vP*X"[k % 8]
         axis.errorbar(x, cell.value, error, color=colour, marker=marker, ms=5.5, lw=0.9, capsize=2.5, zorder=3)
