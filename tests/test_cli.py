@@ -68,9 +68,3 @@ def test_a_malformed_data_line_names_file_and_line(tmp_path, parallel_files):
     done = xalign("method=sft", "lang=fin", "data=alpaca", f"data.path={bad}", *argv, f"parallel.path={parallel_files}",
                   f"cache={tmp_path / 'c'}", cwd=tmp_path)
     assert done.returncode == 2 and f"{Path(bad).name}:2" in done.stderr, done.stderr
-
-
-def test_a_failing_sweep_job_does_not_stop_the_others_and_is_repeated_by_its_command(tmp_path):
-    done = xalign("-m", "method=sft", "lang=fin", "seed=0", "trainer.lr=0.001,-1", "plan=true", f"cache={tmp_path / 'c'}", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "1 of 2 jobs failed" in done.stderr and "repeat with: python -m xalign" in done.stderr

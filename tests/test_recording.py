@@ -197,3 +197,20 @@ def test_what_is_not_recorded_yet_is_known(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SWEEP_ID", "s")
     monkeypatch.setenv("WANDB_RUN_ID", "b")
     assert missing(ask, tmp_path) == ("wandb",)
+
+
+def test_what_a_killed_training_wrote_is_recorded_again(tmp_path):
+    from types import SimpleNamespace
+
+    from xalign.cache import Cache, Stage
+    from xalign.tracking.record import recorded
+
+    first = Stage("e_im", 1, {"trainer": {}}, lambda folder, inputs: None)
+    second = Stage("train", 1, {"trainer": {}}, lambda folder, inputs: None, (first,))
+    cache = Cache(tmp_path)
+    for folder, text in ((cache.folder(first), '{"step": 1, "loss": 3.0}\n'),
+                         (Path(f"{cache.folder(second)}.partial"), '{"step": 1, "loss": 2.0}\n{"step": 2, "lo')):
+        folder.mkdir(parents=True)
+        (folder / "log.jsonl").write_text(text)
+    assert list(recorded(SimpleNamespace(model=second), cache)) == [{"step": 1, "loss": 3.0, "stage": "e_im"},
+                                                                    {"step": 1, "loss": 2.0, "stage": "train"}]

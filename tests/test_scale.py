@@ -152,7 +152,7 @@ def test_a_sweep_of_two_local_jobs(tmp_path: Path, cache: Path, parallel_files: 
                   f"cache={cache}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     logs = [p.read_text(encoding="utf-8") for p in tmp_path.glob("runs/sweeps/*/.submitit/*/*_0_log.out")]
-    assert sorted("━━ job 1: method=t_sft" in log for log in logs) == [False, True]  # a process each
+    assert sorted("━━ job 2 of 2: method=t_sft" in log for log in logs) == [False, True]  # a process each
     assert "━━ job" not in done.stdout
     table = done.stdout[done.stdout.index("untrained"):]
     assert table.index("sft") < table.index("t_sft") and len(list(tmp_path.glob("runs/*-fin-tiny-s0-*/rows.jsonl"))) == 2
@@ -160,13 +160,16 @@ def test_a_sweep_of_two_local_jobs(tmp_path: Path, cache: Path, parallel_files: 
 
 def test_jobs_of_two_processes_one_of_which_fails(tmp_path: Path, cache: Path, parallel_files: Path) -> None:
     launcher = ["hydra/launcher=submitit_local", "hydra.launcher.tasks_per_node=2"]
-    done = xalign("-m", "method=sdrrl", "lang=fin", "trainer.lr=0.002,-1", *launcher, *TINY, f"parallel.path={parallel_files}",
-                  f"cache={cache}", cwd=tmp_path)
+    for name, line in (("good", "cat\tkissa\n"), ("bad", "cat kissa koira\n")):
+        (tmp_path / f"{name}.txt").write_text(line, encoding="utf-8")
+    done = xalign("-m", "method=sdrrl", "lang=fin", "dictionary.path=good.txt,bad.txt", *launcher, *TINY,
+                  f"parallel.path={parallel_files}", f"cache={cache}", cwd=tmp_path)
     assert done.returncode == 2, done.stderr[-3000:]
     failure, summary = done.stderr.strip().splitlines()[-2:]
-    assert "trainer.lr=-1: must be auto" in failure and f"repeat with: python -m xalign -m {' '.join(launcher)} method=sdrrl" in failure
+    assert failure.startswith("xalign: job 2 failed: bad.txt:1: expected ")
+    assert f"repeat with: python -m xalign -m {' '.join(launcher)} method=sdrrl" in failure
     assert summary == "xalign: 1 of 2 jobs failed; the finished ones are kept"
-    (folder,) = tmp_path.glob("runs/sdrrl-*")
+    (folder,) = (p.parent for p in tmp_path.glob("runs/sdrrl-*/rows.jsonl"))
     assert folder.name in done.stdout
     receipts = {r["name"]: r["facts"] for r in json.loads((folder / "receipts.json").read_text(encoding="utf-8"))}
     assert receipts["train"]["world"] == 2

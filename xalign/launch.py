@@ -63,9 +63,9 @@ def attempt(path: Path, overrides: list[str], work: Callable[[], Path]) -> int:
     return ended(path, entry)
 
 
-def started(path: Path, overrides: list[str]) -> dict[str, Any]:
-    """The entry of a job that begins, written to `path`: all that is left of a job that is killed."""
-    entry = {"overrides": overrides, "code": None, "error": None, "folder": None, "began": time.time(), "pid": os.getpid()}
+def started(path: Path, overrides: list[str], pid: int | None = None) -> dict[str, Any]:
+    """The entry of a job that begins, in process `pid` (this one), written to `path`: all that is left of a job that is killed."""
+    entry = {"overrides": overrides, "code": None, "error": None, "folder": None, "began": time.time(), "pid": pid or os.getpid()}
     write_json(path, entry)
     return entry
 
@@ -116,10 +116,10 @@ def watched_child(folder: Path, number: int, argv: list[str], facts: dict[str, A
     Not in joblib's worker: when one worker is killed (out of memory), joblib kills the others and their jobs too.
     """
     path = result_path(folder, number)
-    entry, log = started(path, facts["overrides"]), path.with_suffix(".log")
+    log = path.with_suffix(".log")
     with open(log, "wb") as out, subprocess.Popen([sys.executable, "-m", "xalign", *argv], stdin=subprocess.DEVNULL, stdout=out, stderr=out,
                                                   env={**os.environ, "PYTHONUNBUFFERED": "1"}) as child:
-        write_json(path, {**entry, "pid": child.pid})
+        entry = started(path, facts["overrides"], child.pid)
         entry["code"] = child.wait()
     if entry["code"] == 0:
         entry["folder"] = facts["folder"]
@@ -205,7 +205,7 @@ def patient_submitit(sweep: Sweep, jobs: Sequence[Job]) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         for one in submitted:
-            if one.paths and type(one).__name__ == "LocalJob":
+            if type(one).__name__ == "LocalJob":  # a cluster's jobs go on
                 one.cancel()
         raise
     finally:

@@ -49,7 +49,7 @@ class WandbRun:
             more = {} if agent else {"id": name, "resume": "allow"} if mode == "online" else {"id": name}
             return wandb.init(project=node.project, entity=node.entity, name=begin.name, group=node.group or begin.group,
                               job_type=begin.kind, tags=[*begin.tags, *node.tags], config=without_secrets(begin.config),
-                              dir=str(begin.folder), mode=mode, reinit="create_new", settings=wandb.Settings(**options), **more)
+                              dir=str(begin.folder.resolve()), mode=mode, reinit="create_new", settings=wandb.Settings(**options), **more)
 
         try:
             self.run = self._begin(init, mode, begin)
@@ -71,7 +71,7 @@ class WandbRun:
     @staticmethod
     def _begin(init: Any, mode: str, begin: Start, more: str = "") -> Any:
         name = identifier(begin.name + more)
-        if mode == "offline":  # the record of an earlier attempt holds nothing that this one will not
+        if mode == "offline" and not os.environ.get("WANDB_SWEEP_ID"):  # an earlier attempt holds nothing that this one will not
             for old in (begin.folder / "wandb").glob(f"offline-run-*-{name}"):
                 shutil.rmtree(old, ignore_errors=True)
         return init(mode, name)
