@@ -18,7 +18,7 @@ from xalign.tracking.record import MARK, missing, summary
 
 OFFLINE = {"WANDB_BASE_URL": "http://127.0.0.1:9", "COMET_URL_OVERRIDE": "http://127.0.0.1:9/clientlib/", "COMET_API_KEY": "",
            "WANDB_API_KEY": ""}
-AGENTS = sorted((ROOT / "agents").glob("*.yaml"))
+AGENTS = [ROOT / "experiments" / "agents" / f"{name}.yaml" for name in ("method_grid", "sdrrl_bayes")]
 
 
 @pytest.fixture(scope="module")

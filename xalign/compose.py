@@ -44,7 +44,7 @@ def describe(path: Path) -> str:
 def offered(group: str) -> dict[str, str]:
     """Choice → description for one group of conf/ (or ``experiments``)."""
     folder = package_folder("experiments") if group == "experiments" else package_folder("conf") / group
-    return {str(p.relative_to(folder).with_suffix("")): describe(p) for p in sorted(folder.rglob("*.yaml"))}
+    return {str(p.relative_to(folder).with_suffix("")): describe(p) for p in sorted(folder.glob("*.yaml"))}
 
 
 def defaults() -> dict[str, str]:

@@ -45,6 +45,7 @@ class WandbRun:
         if "finish_timeout" in wandb.Settings.model_fields:  # newer than 0.20
             options |= {"finish_timeout": node.finish_timeout, "finish_timeout_raises": True}
 
+        # the folder in full: W&B's service may be that of a parent process, in another working directory
         def init(mode: str, name: str) -> Any:
             more = {} if agent else {"id": name, "resume": "allow"} if mode == "online" else {"id": name}
             return wandb.init(project=node.project, entity=node.entity, name=begin.name, group=node.group or begin.group,

@@ -104,6 +104,7 @@ def serve() -> None:
         except Exception:
             if _lost:  # else process 0 has heard of it, and reports it
                 raise
+    _leave()
 
 
 def release() -> bool:
@@ -111,7 +112,16 @@ def release() -> bool:
     if place()[1] > 1 and not _lost:
         with suppress(XalignError):
             _share(None)
+            _leave()
     return not _lost
+
+
+def _leave() -> None:
+    """Close the connections: a process that exits while another's threads still read from it can make that one abort."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _share(job: Job | None) -> Job | None:
