@@ -161,7 +161,7 @@ def test_an_experiment(name: str, files: Path) -> None:
     told = header(name)
     for field in ("source", "command", "hardware", "time", "expected"):
         assert told.get(field, [""])[0], f"{name}: the header lacks {field}"
-    assert told["command"][0] == f"python -m xalign -m experiments={name}"
+    assert told["command"][0] == f"python -m xalign -m experiment={name}"
     assert all(c.startswith(told["command"][0]) for c in told["command"])
     made = jobs(name)
     for overrides, values, chosen in made:

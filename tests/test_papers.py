@@ -199,7 +199,7 @@ def test_ours_stand_beside_the_papers_and_can_be_compared_where_everything_is_th
                  "--latex", str(tmp_path / "a.tex"))
     assert "Comparable: yes" in out and max(map(len, out.splitlines())) <= 120
     assert "missing: sft, t_sft, cit, xcot, sdrrl in ces dan ukr bul hun nob ind kor por slv vie pol" in " ".join(out.split())
-    assert "python -m xalign -m experiments=sdrrl_table2" in out
+    assert "python -m xalign -m experiment=sdrrl_table2" in out
     # paper: means of the Finnish and the Japanese column; sft 40.895, t_sft 44.335, cit 45.62, xcot 45.01, sdrrl 47.685: the same order
     assert "Kendall's tau +1.000" in out and "4 of 4 gains have the paper's sign" in out
     with open(tmp_path / "a.csv", encoding="utf-8") as f:

@@ -140,7 +140,7 @@ def commands(experiment: str) -> list[str]:
             lines[-1:] = [lines[-1], text] if text.startswith("python") else [f"{lines[-1]} {text}"]
         elif lines:
             break
-    return lines or [f"python -m xalign -m experiments={experiment}"]
+    return lines or [f"python -m xalign -m experiment={experiment}"]
 
 
 def languages(experiment: str) -> list[str]:
