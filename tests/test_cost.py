@@ -14,11 +14,11 @@ from conftest import ROOT, TINY, torchrun, xalign
 
 from xalign import meter
 from xalign.cache import Cache, Stage
-from xalign.cost import cost_rows, totals
+from xalign.cost import cost_rows, few, totals
 from xalign.energy import EnergyMeter, Gpu
 from xalign.meter import Meter, work
 from xalign.report import method_cost
-from xalign.report.cost import cost_grids, count, distinct, few, run_grid, shared_stages, stages_grid, together, wall
+from xalign.report.cost import cost_grids, count, distinct, run_grid, shared_stages, stages_grid, together, wall
 
 OF = {"run": "r", "method": "sft", "lang": "fin", "source": "eng", "backbone": "tiny", "seed": 0}
 

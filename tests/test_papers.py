@@ -15,7 +15,8 @@ from xalign.compose import package_folder
 from xalign.languages import LANGUAGES
 from xalign.report.against import compose
 from xalign.report.beside import beside, corrected, verdict
-from xalign.report.papers import AVERAGE, _file, blocks, commands, facts, finished, main, names
+from xalign.report.facts import AVERAGE, _file, blocks, commands, facts, names
+from xalign.report.papers import finished, main
 from xalign.rows import percent
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "design" / "paper_results.json"

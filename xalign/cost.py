@@ -1,6 +1,7 @@
 """What a run cost: one row a stage, from the stages' receipts, and their totals. No torch."""
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -67,3 +68,16 @@ def totals(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         if known := [r[name] for r in rows if r.get(name) is not None]:
             out[name] = max(known)
     return out
+
+
+def stages_of(rows: Sequence[Mapping[str, Any]], kind: str = "") -> list[Mapping[str, Any]]:
+    """The rows of one kind of stage, or all; a run's own list has every stage once."""
+    return [r for r in rows if not kind or r["kind"] == kind]
+
+
+def few(value: float) -> str:
+    """A number with two or three digits that say something: ``0.0031``, ``12.4``, ``1,204``."""
+    if value == 0:
+        return "0"
+    digits = max(2 - math.floor(math.log10(abs(value))), 0)
+    return f"{value:,.{min(digits, 4)}f}" if abs(value) >= 1e-4 else "<0.0001"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from xalign.report.against import Difference, Ours, System, Wanted, choose, from_experiment, from_paper, from_test, mean, minus, number_of
-from xalign.report.papers import AVERAGE, Block, Part, blocks, facts
+from xalign.report.facts import AVERAGE, Block, Part, blocks, facts
 from xalign.report.runs import FinishedRun
 from xalign.tables import is_number, write_csv
 

@@ -2,21 +2,20 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xalign.cost import ORDER, cost_rows, totals
+from xalign.cost import ORDER, cost_rows, few, stages_of, totals
 from xalign.data.examples import read_jsonl
+from xalign.report.method_cost import PAPERS, method_grid, papers_grid
 from xalign.report.runs import FinishedRun
 from xalign.tables import MISSING, Grid, is_number, show
 
 Row = Mapping[str, Any]
 COLUMNS = ["stages", "n", "wall", "device-hours", "tokens", "FLOPs", "MFU", "memory\nGiB", "energy\nWh"]
 SMALL = 1.0  # seconds; shared stages below share a line
-PAPERS = ("ml_dft", "rl_ia", "pl_bl", "ml_ipd")  # the methods of ML-IPD's cost table
 UNITS = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -29,8 +28,6 @@ def cost_grids(runs: Sequence[FinishedRun]) -> list[Grid]:
         grids = [stages_grid(spent), together(spent), shared_stages(spent)]
     methods = {run.method for run, _ in spent if run.trained}
     if len(methods) > 1 and methods & set(PAPERS):
-        from xalign.report.method_cost import method_grid, papers_grid
-
         grids += [method_grid(spent), papers_grid()]
     lacking = [run.name for run, rows in found if not rows]
     if lacking and grids:
@@ -79,11 +76,6 @@ def _lines(rows: Sequence[Row]) -> list[list[str]]:
     """A line each kind of stage, and all together."""
     kinds = [(kind, stages_of(rows, kind)) for kind in ORDER]
     return [[kind, *_cells(own)] for kind, own in (*kinds, ("all", rows)) if own]
-
-
-def stages_of(rows: Sequence[Row], kind: str = "") -> list[Row]:
-    """The rows of one kind of stage, or all; a run's own list has every stage once."""
-    return [r for r in rows if not kind or r["kind"] == kind]
 
 
 def _cells(rows: Sequence[Row]) -> list[str]:
@@ -200,14 +192,6 @@ def wall(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.{0 if seconds >= 9.95 or not seconds else 1}f} s"
     return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
-
-
-def few(value: float) -> str:
-    """A number with two or three digits that say something: ``0.0031``, ``12.4``, ``1,204``."""
-    if value == 0:
-        return "0"
-    digits = max(2 - math.floor(math.log10(abs(value))), 0)
-    return f"{value:,.{min(digits, 4)}f}" if abs(value) >= 1e-4 else "<0.0001"
 
 
 def count(value: float) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from xalign.languages import LANGUAGES
 from xalign.report.against import Difference, minus
 from xalign.report.beside import Beside, corrected, differences
-from xalign.report.papers import Block, commands, facts, languages
+from xalign.report.facts import Block, commands, facts, languages
 from xalign.report.runs import FinishedRun
 from xalign.rows import arrow
 from xalign.tables import MISSING, Grid, headings, number, p_value, with_error
