@@ -90,6 +90,6 @@ def test_checking_imports_no_torch():
             "nodes['task'] = {d['task']: nodes['task']}\n"
             "run = make_run({**nodes, 'mode': 'train', 'lang': 'fin', "
             "'source': 'eng', 'seed': 0, 'plan': True, 'runs': 'runs', 'cache': 'c'}, d)\n"
-            "from xalign.pipeline import make_plan\nassert len(make_plan(run).stages()) > 5\n"
+            "from xalign.plan import make_plan\nassert len(make_plan(run).stages()) > 5\n"
             "heavy = {'torch', 'transformers', 'deepspeed', 'datasets', 'wandb'} & set(sys.modules)\nassert not heavy, heavy")
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])

@@ -189,7 +189,7 @@ def test_a_job_that_lacks_its_file_says_which(files: Path) -> None:
 def plan_all() -> None:
     """Make the plan of every laboratory job; torch must not come with it."""
     from xalign import config
-    from xalign.pipeline import make_plan
+    from xalign.plan import make_plan
 
     config.build = lambda values, key: built(json.dumps([key, values]))
     for name in LAB:

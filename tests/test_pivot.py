@@ -18,8 +18,8 @@ from xalign.analysis.significance import paired
 from xalign.config import XalignError
 from xalign.data.examples import write_jsonl
 from xalign.report.__main__ import main
-from xalign.report.layout import best_and_second
-from xalign.report.pivot import pivot_grid, pivot_grids, pivots
+from xalign.report.layout import best_and_second, pivot_grid, pivot_grids
+from xalign.report.pivot import pivots
 from xalign.report.runs import load_runs
 from xalign.rows import LOWER_IS_BETTER, as_roles
 from xalign.tables import folded, markdown

@@ -27,7 +27,7 @@ from xalign.methods.ml_ipd import pivoted  # noqa: E402
 from xalign.methods.sdrrl import TRANSFER, Transfer, comp_rows, four_subsets, mt_rows  # noqa: E402
 from xalign.methods.supervised import labelled, translated_rows  # noqa: E402
 from xalign.metrics.offtarget import OffTarget  # noqa: E402
-from xalign.pipeline import Plan  # noqa: E402
+from xalign.plan import Plan  # noqa: E402
 from xalign.report.course import series  # noqa: E402
 from xalign.results import export_logs, training_records  # noqa: E402
 from xalign.training import stage as training  # noqa: E402

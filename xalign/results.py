@@ -13,7 +13,7 @@ from xalign.data.examples import read_jsonl, write_jsonl
 from xalign.rows import percent
 
 if TYPE_CHECKING:
-    from xalign.pipeline import Plan
+    from xalign.plan import Plan
 
 Found = dict[tuple[str, str], Artifact]
 

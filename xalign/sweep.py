@@ -21,7 +21,7 @@ from xalign.cache import Cache, Stage, digest_of, locked, write_json
 from xalign.compose import explain, package_folder
 from xalign.config import ConfigError, Run, XalignError, make_run
 from xalign.launch import launch, result_path, run_here
-from xalign.pipeline import clock, console, finished, make_plan, run_folder
+from xalign.plan import clock, console, finished, make_plan, run_folder
 from xalign.terminal import fail
 
 if TYPE_CHECKING:

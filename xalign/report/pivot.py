@@ -10,13 +10,10 @@ from dataclasses import dataclass, field, replace
 from xalign.config import XalignError
 from xalign.report.comparison import KEY_METRICS, has_head
 from xalign.report.contenders import NO_RUN, NOT_SCORED, UNTRAINED, Contender, Member, Metric, check_keys, contenders, labelled, scored_runs
-from xalign.report.layout import pivot_grid, pivot_grids
 from xalign.report.marks import add_average, mark_cells, rivals
 from xalign.report.runs import FinishedRun
 from xalign.rows import LOWER_IS_BETTER, Row, as_roles
 from xalign.tables import is_number
-
-__all__ = ["Cell", "Pivot", "pivot_grid", "pivot_grids", "pivots"]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from xalign.tables import is_number
 from xalign.tracking import Package, Say, Start, Tracker, chosen, one_line, start
 
 if TYPE_CHECKING:
-    from xalign.pipeline import Plan
+    from xalign.plan import Plan
 
 MARK = "tracker.json"  # in the run's folder: what is recorded where
 SCORES = ["lang", "task", "metric", "when", "value", "se", "n", "diff", "p", "signature"]
@@ -35,7 +35,7 @@ def settings(run: Run) -> dict[str, Any]:
 
     ``method`` is ``sdrrl``, ``method.code_switch`` 0.15, ``lang`` ``fin``: the keys of a sweep agent's parameters too.
     """
-    from xalign.pipeline import plain
+    from xalign.plan import plain
 
     def flat(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
         if isinstance(value, dict):
