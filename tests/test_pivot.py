@@ -21,7 +21,7 @@ from xalign.report.__main__ import main
 from xalign.report.layout import best_and_second, pivot_grid, pivot_grids
 from xalign.report.pivot import pivots
 from xalign.report.runs import load_runs
-from xalign.rows import LOWER_IS_BETTER, as_roles
+from xalign.rows import LOWER_IS_BETTER, as_roles, read_rows
 from xalign.tables import folded, markdown
 
 ITEMS = 40
@@ -336,3 +336,18 @@ def test_a_hundred_runs_are_read_in_seconds_and_without_torch(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path), "--by", "method,lang"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "the 50 tests of a block and metric" in " ".join(done.stdout.split())
+
+
+def test_a_score_over_few_items_says_so_and_does_not_compete(tmp_path):
+    for method, right in (("sft", 20), ("cit", 30), ("sdrrl", 25)):
+        make(tmp_path, method, ("fin", "deu"), right=right)
+    folder = next(tmp_path.glob("cit-*"))
+    rows = [dict(r, n=19) if (r["when"], r["lang"]) == ("after", "fin") else r for r in read_rows(folder)]
+    write_jsonl(folder / "rows.jsonl", rows)
+    target, _ = table(tmp_path)
+    marks = best_and_second(target)
+    assert {k: v for k, v in marks.items() if k[1] == "fin"} == {("sdrrl", "fin"): "best"}  # two compete: no second
+    assert marks["cit", "deu"] == "best" and ("cit", "average") not in marks and marks["sdrrl", "average"] == "best"
+    lines = {row[0]: row for row in pivot_grid(target).rows}
+    assert "n=19" in lines["cit"][1] and "n=" not in "".join(lines["cit"][2:] + lines["sdrrl"])
+    assert any(note.startswith("n=: scored on fewer than half") for note in pivot_grid(target).notes)

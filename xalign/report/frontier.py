@@ -90,7 +90,7 @@ def accuracy_cost(pivot: Pivot) -> Plot:
             handles.append(Line2D([], [], **style))
             names.append(label)
     unit = "device-minutes" if small else "device-hours"
-    axis.set_xlabel(f"{unit} for {language(column) if column else f'all {many(pivot)}'}, one seed")
+    axis.set_xlabel(f"{unit} for {language(column) if column else f'the {many(pivot)}'}, one seed")
     unit_y = "0–100" if percent(pivot.metric) else "share"
     axis.set_ylabel(f"{pivot.metric} ({unit_y}{'; lower is better' if pivot.lower else ''})")
     legend_above(figure, handles, names)

@@ -34,16 +34,28 @@ class Block:
     faint: set[str]
 
 
+def thin(pivot: Pivot) -> set[tuple[str, str]]:
+    """(row, column) of scores over fewer than half the items that another system has in the column, and of averages that hold one."""
+    out: set[tuple[str, str]] = set()
+    for column in pivot.columns:
+        counts = {label: cell.n for label in pivot.rows for cell in [pivot.cells[label, column]]
+                  if label not in pivot.reference and cell.value is not None}
+        few = {label for label, n in counts.items() if 2 * n < max(counts.values())}
+        out |= {(label, c) for label in few for c in (column, AVERAGE)}
+    return out
+
+
 def best_and_second(pivot: Pivot) -> dict[tuple[str, str], str]:
     """(row, column) → ``best`` or ``second`` among the systems of a column; what is equal as printed is marked alike.
 
-    A lone system wins nothing, of two the other is not marked as second, and after two best there is no second.
+    A lone system wins nothing, of two the other is not marked as second, and after two best there is no second. What is `thin`
+    does not compete.
     """
-    marks = {}
+    marks, few = {}, thin(pivot)
     for column in [*pivot.columns, AVERAGE]:
         cells = {label: pivot.average.get(label) if column == AVERAGE else pivot.cells[label, column] for label in pivot.rows}
         values = {label: float(f"{cell.value:.{1 if percent(pivot.metric) else 3}f}") for label, cell in cells.items()
-                  if label not in pivot.reference and cell is not None and cell.value is not None}
+                  if label not in pivot.reference and (label, column) not in few and cell is not None and cell.value is not None}
         order = sorted(set(values.values()), reverse=not pivot.lower)
         firsts = [label for label, value in values.items() if len(order) > 1 and value == order[0]]
         marks |= {(label, column): "best" for label in firsts}
@@ -52,12 +64,12 @@ def best_and_second(pivot: Pivot) -> dict[tuple[str, str], str]:
     return marks
 
 
-def _text(cell: Cell | None, metric: str, between: str) -> str:
-    """``.427**`` and, after `between`, ``±.022``."""
+def _text(cell: Cell | None, metric: str, between: str, count: bool) -> str:
+    """``.427**`` and, after `between`, ``±.022``; with its `count` of items, ``n=17``."""
     if cell is None or cell.value is None:
         return MISSING if cell is None or cell.reason == NO_RUN else "absent"
     error = "" if cell.se is None else f"{between}±{number(cell.se, percent(metric))}"
-    return number(cell.value, percent(metric)) + cell.mark + error
+    return number(cell.value, percent(metric)) + cell.mark + error + f"{between}n={cell.n}" * count
 
 
 def _items(cells: Iterable[Cell]) -> str:
@@ -67,9 +79,9 @@ def _items(cells: Iterable[Cell]) -> str:
 
 def _block(pivot: Pivot, between: str) -> Block:
     columns = [*pivot.columns, *([AVERAGE] if pivot.average else [])]
-    marks = best_and_second(pivot)
-    cells = {(label, c): (_text(pivot.average.get(label) if c == AVERAGE else pivot.cells[label, c], pivot.metric, between),
-                          marks.get((label, c), "")) for label in pivot.rows for c in columns}
+    marks, few = best_and_second(pivot), thin(pivot)
+    cells = {(label, c): (_text(pivot.average.get(label) if c == AVERAGE else pivot.cells[label, c], pivot.metric, between,
+                                c != AVERAGE and (label, c) in few), marks.get((label, c), "")) for label in pivot.rows for c in columns}
     cells |= {("n", c): (_items(pivot.cells[label, c] for label in pivot.rows if label not in pivot.reference), "") for c in pivot.columns}
     if pivot.transposed:
         return Block(columns, ["n", *pivot.rows], {(c, label): cell for (label, c), cell in cells.items()}, {*pivot.reference, "n"})
@@ -165,6 +177,8 @@ def notes(pivots: Sequence[Pivot]) -> list[str]:
                    ": there is no untrained model; --baseline names a system to test against."))
     if any(best_and_second(p) for p in pivots):
         out.append("Bold: best system, underlined: second, of three or more; reference rows do not compete.")
+    if any(thin(p) for p in pivots):
+        out.append("n=: scored on fewer than half the items of another system; it does not compete, nor does an average that holds it.")
     if any(p.role == "source" and p.over == "lang" and len(p.columns) > 1 for p in pivots):
         out.append("Source block: the scores in the source language of the model for each column's language.")
     out += lower_note(p.metric for p in pivots)
