@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -135,8 +136,8 @@ def _making(run: Run, base: str, cost: Mapping[str, Any]) -> str:
               f"training; {cost.get('device_hours', '?')} device-hours; {_amount(cost, 'tokens', 'tokens computed')}; "
               f"{_amount(cost, 'flops', 'FLOPs of the model')}; {_amount(cost, 'energy_kwh', 'kWh')}; "
               f"peak memory {cost.get('peak_gib', '?')} GiB"]
-    versions = ", ".join(f"{name} {v}" for name in PACKAGES if (v := _version(name)))
-    lines += [f"- versions: {versions}", "", "| stage | seconds | counts |", "| :--- | ---: | :--- |"]
+    installed = ", ".join(f"{name} {v}" for name, v in versions().items())
+    lines += [f"- versions: {installed}", "", "| stage | seconds | counts |", "| :--- | ---: | :--- |"]
     for stage in cost.get("stages", ()):
         counts = ", ".join(f"{k} {v:g}" for k, v in (stage.get("facts") or {}).items() if is_number(v))
         lines.append(f"| {stage['label']} | {stage['seconds']:.1f} | {counts} |".replace("|  |", "| |"))
@@ -172,11 +173,13 @@ def _minutes(seconds: Any) -> str:
     return f"{seconds / 60:.1f} min" if is_number(seconds) else "? min"
 
 
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return ""
+def versions() -> dict[str, str]:
+    """Package → version, of those that decide what a run computes and are installed."""
+    found = {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _limits(run: Run) -> str:

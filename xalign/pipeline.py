@@ -96,6 +96,7 @@ def carry_out(run: Run, plan: Plan, cache: Cache, folder: Path, tracker: Any, ou
 
     from xalign.cost import cost_rows, totals
     from xalign.data.overlap import overlap_lines
+    from xalign.modelcard import versions
     from xalign.results import collect_rows, export_model, export_predictions
     from xalign.tables import show
     from xalign.tasks.evaluate import forget
@@ -131,7 +132,7 @@ def carry_out(run: Run, plan: Plan, cache: Cache, folder: Path, tracker: Any, ou
         export_model(run, plan, cache, folder, rows, cost)
     write_json(folder / "run.json", {"name": folder.name, "mode": run.mode, "choices": run.choices, "lang": list(run.lang),
                                      "source": run.source, "seed": run.seed, "model": (plan.model or plan.weights).key,
-                                     "overlap": overlap, "cost": cost})
+                                     "overlap": overlap, "versions": versions(), "cost": cost})
 
 
 def train(plan: Plan, cache: Cache, tracker: Any, out: Console) -> Artifact:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xalign.data.examples import read_jsonl
+from xalign.langid import guess
 from xalign.rows import LOWER_IS_BETTER, arrow
 from xalign.tables import is_number
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 LONGEST = 700  # characters of a text that are shown
 MOST = 240  # examples on one page
+SURE = 20  # characters of a text whose language CLD3 is asked for; half of it where no spaces stand between words
 # what an item's change is measured by: the first of these that the items have
 HEADLINES = ("accuracy_pmi", "accuracy_raw", "accuracy_tokens", "accuracy_bytes", "f1", "rougeL", "chrf", "bleu", "ndcg", "em",
              "off_target")
@@ -29,7 +31,7 @@ class Example:
     Attributes:
         why: the part of the rule that chose it.
         reference: right answers, one a line.
-        detected: language of the answer before and after; empty where it was not recorded.
+        detected: language of a written answer before and after, by CLD3 and script; empty where it cannot be told.
         scores: (metric, before, after) of every score of the item.
     """
 
@@ -57,7 +59,7 @@ class Group:
 
 
 def example_groups(runs: Sequence[FinishedRun], most: int = MOST) -> tuple[list[Group], str]:
-    """Examples of the first run of each method, source, backbone and language, and a note on what was left out.
+    """Examples of the first run of each method, source, backbone and language, target languages first, and a note on what was left out.
 
     Two an item of the rule, or one where that would make more than `most` examples.
     """
@@ -70,7 +72,8 @@ def example_groups(runs: Sequence[FinishedRun], most: int = MOST) -> tuple[list[
                 targets = tuple(run.langs) if lang not in run.langs else (lang,)
                 places.setdefault((run.method, run.source, run.backbone, lang, targets, before.name), (run, lang, before, after))
     k = 2 if 6 * len(places) <= most else 1
-    groups = [g for run, lang, before, after in places.values() for g in _groups(run, lang, before, after, k)]
+    order = sorted(places.values(), key=lambda place: place[1] == place[0].source)
+    groups = [g for run, lang, before, after in order for g in _groups(run, lang, before, after, k)]
     kept, shown = [], 0
     for group in groups:
         shown += len(group.examples)
@@ -78,8 +81,9 @@ def example_groups(runs: Sequence[FinishedRun], most: int = MOST) -> tuple[list[
             kept.append(group)
     seen = {g.run for g in kept}
     left = len(groups) - len(kept), sum(run.name not in seen and run.trained for run in runs)
-    notes = [f"{left[0]} more language and task blocks" if left[0] else "", f"{left[1]} runs (other seeds)" if left[1] else ""]
-    text = " and ".join(n for n in notes if n)
+    blocks, others = (f"{n} {what}{'s' * (n > 1)}" if n else ""
+                      for n, what in zip(left, ("more language and task block", "run of another seed"), strict=True))
+    text = " and ".join(filter(None, (blocks, others.replace("runs of another seed", "runs of other seeds"))))
     return kept, f"Left out to keep the page small: {text}; all items are in each run's predictions folder." if text else ""
 
 
@@ -129,7 +133,14 @@ def _example(old: dict[str, Any], new: dict[str, Any], why: str, metric: str) ->
     scores = tuple((m, old.get("scores", {}).get(m), new.get("scores", {}).get(m)) for m in names if ":" not in m and "." not in m)
     return Example(str(old["id"]), why, _cut(old.get("prompt", old.get("question", ""))), _cut(_reference(old)),
                    _cut(_answer(old, metric)), _cut(_answer(new, metric)),
-                   (str(old.get("detected", "")), str(new.get("detected", ""))), scores)
+                   ("", "") if "options" in old else (_language(_answer(old, metric)), _language(_answer(new, metric))), scores)
+
+
+def _language(text: str) -> str:
+    """What the text is in; empty where CLD3 is not sure, or has too little to go by."""
+    text = text.strip()
+    found = guess(text) if len(text) >= (SURE if " " in text else SURE // 2) else "und"
+    return "" if found == "und" else found
 
 
 def _reference(record: dict[str, Any]) -> str:
