@@ -1,14 +1,13 @@
 """``python -m xalign dashboard``: the W&B workspace over a project's runs: scores, curves, cost, tables. No torch."""
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from xalign.config import XalignError
-from xalign.terminal import reading
+from xalign.terminal import LineParser, reading
 from xalign.tracking.accounts import wandb_key
 
 SCORE = "choice/accuracy_pmi"
@@ -82,7 +81,7 @@ def dashboard(argv: list[str]) -> None:
     Raises:
         XalignError: no package, no key, or what the server answers.
     """
-    parser = argparse.ArgumentParser(prog="python -m xalign dashboard", description="Make the W&B dashboard of a project's runs.")
+    parser = LineParser(prog="python -m xalign dashboard", description="Make the W&B dashboard of a project's runs.")
     parser.add_argument("--entity", required=True, help="team or user")
     parser.add_argument("--project", default="xalign", help="default: xalign")
     parser.add_argument("--score", default=SCORE, help=f"TASK/METRIC that it is about (default: {SCORE})")

@@ -5,7 +5,6 @@ without valid metadata or licence, keys, and folders of the author's machine.
 """
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -16,7 +15,7 @@ from typing import Any
 
 from xalign.config import XalignError
 from xalign.tables import Grid, show
-from xalign.terminal import reading
+from xalign.terminal import LineParser, reading
 
 KINDS = {".safetensors", ".json", ".jinja", ".md", ".txt", ".model"}  # .model: a SentencePiece vocabulary
 TEXTS = KINDS - {".safetensors", ".model"}
@@ -197,8 +196,8 @@ def push(argv: list[str]) -> None:
     """
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-    parser = argparse.ArgumentParser(prog="python -m xalign push",
-                                     description="Publish a run's model with its card on the Hugging Face hub.")
+    parser = LineParser(prog="python -m xalign push",
+                        description="Publish a run's model with its card on the Hugging Face hub.")
     parser.add_argument("run", type=Path, help="the folder of a finished training run")
     parser.add_argument("name", help="USER/NAME on the hub")
     parser.add_argument("--private", action="store_true", help="visible to you only")

@@ -4,7 +4,6 @@
 """
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ import numpy as np
 from xalign.data.examples import read_jsonl
 from xalign.data.ngrams import Grams, ngrams, normal
 from xalign.tables import Grid, number, show
-from xalign.terminal import reading
+from xalign.terminal import LineParser, reading
 
 N = 8  # words
 EXAMPLES = 3  # kept of each training set and test set
@@ -210,14 +209,14 @@ def overlap_grid(facts: Mapping[str, Any]) -> Grid:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m xalign contamination``; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m xalign contamination", description="Does anything of the tests stand in a training "
-                                     "file? JSON lines: training rows with prompt and response, or instruction, input and output, or any "
-                                     "texts; tests as a run's predictions/before/LANG/TASK.jsonl, or any question with its answer.")
+    parser = LineParser(prog="python -m xalign contamination", description="Does anything of the tests stand in a training "
+                        "file? JSON lines: training rows with prompt and response, or instruction, input and output, or any "
+                        "texts; tests as a run's predictions/before/LANG/TASK.jsonl, or any question with its answer.")
     parser.add_argument("train", metavar="TRAIN", type=Path)
     parser.add_argument("tests", metavar="TEST", type=Path, nargs="+")
-    args = parser.parse_args(argv)
 
     def work() -> None:
+        args = parser.parse_args(argv)
         rows = []
         for place, record in enumerate(read_jsonl(args.train), 1):
             response = next((str(record[k]) for k in ("response", "output") if record.get(k)), "")

@@ -5,7 +5,6 @@ stands for the paper's and only orders, gains and their signs can be compared.
 """
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from xalign.report.method_cost import method_grid, papers_grid
 from xalign.report.papertables import grids
 from xalign.report.runs import FinishedRun, load_runs
 from xalign.tables import markdown, show
-from xalign.terminal import reading
+from xalign.terminal import LineParser, reading
 
 
 def finished(paths: Sequence[str]) -> list[FinishedRun]:
@@ -32,15 +31,15 @@ def finished(paths: Sequence[str]) -> list[FinishedRun]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m xalign.report experiment=NAME [RUN ...] [--csv F] [--markdown F] [--latex F]``; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m xalign.report experiment=NAME", description="A paper's published numbers beside ours.")
+    parser = LineParser(prog="python -m xalign.report experiment=NAME", description="A paper's published numbers beside ours.")
     parser.add_argument("experiment", metavar="experiment=NAME", help="a paper's table or figure, or its laboratory variant NAME_lab")
     parser.add_argument("runs", nargs="*", metavar="RUN", help="run folders, or folders that hold runs; default: runs")
     parser.add_argument("--csv", metavar="FILE", type=Path, help="write the unrounded numbers too, one line a cell")
     parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the tables as Markdown too")
     parser.add_argument("--latex", metavar="FILE", type=Path, help="write the tables as LaTeX too")
-    args = parser.parse_args(argv)
 
     def work() -> None:
+        args = parser.parse_args(argv)
         name = args.experiment.removeprefix("experiment=")
         known, runs = facts(name), finished(args.runs)
         tables = beside(name, runs)
