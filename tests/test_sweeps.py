@@ -16,6 +16,7 @@ from conftest import TINY, xalign
 
 from xalign.compose import complete
 from xalign.config import ConfigError, XalignError
+from xalign.launch import attempt
 from xalign.sweep import Job, Sweep, grid, refuse_useless
 
 JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
@@ -85,6 +86,15 @@ def test_a_job_that_was_killed_the_last_time_comes_last(tmp_path):
     assert [job.number for job in Sweep(tmp_path, jobs, {}).begin()] == [2, 3, 1]
     with pytest.raises(XalignError, match="3 of 3 jobs failed"):  # none was started
         Sweep(tmp_path, jobs, {}).summary([])
+
+
+def test_a_full_disk_is_named_whoever_wraps_it(tmp_path, capsys):
+    def work() -> Path:
+        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")  # as safetensors says it
+
+    assert attempt(tmp_path / "job-001.json", ["method=sft"], work) == 2
+    entry = json.loads((tmp_path / "job-001.json").read_text())
+    assert "the disk is full; free some space" in entry["error"] and entry["error"] in capsys.readouterr().err
 
 
 def test_experiment_is_another_name_of_experiments():

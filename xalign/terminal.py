@@ -42,27 +42,32 @@ def reading(work: Callable[[], None]) -> int:
     return 2
 
 
-def guarded(work: Callable[[], Any]) -> int:
-    """Run `work` and turn whatever it raises into one line and an exit code (2: mend it; 130: Ctrl-C; 1: our bug)."""
+def mendable(e: Exception) -> XalignError | None:
+    """What the user can mend about `e`; None where nothing is, a bug of ours."""
     from xalign.cache import disk_error
 
+    if isinstance(e, XalignError):
+        return e
+    if isinstance(e, OSError):
+        return disk_error(e, Path.cwd())
+    if "No space left on device" in str(e):  # torch and safetensors wrap the disk's error in their own types
+        return disk_error(OSError(errno.ENOSPC, "No space left on device"), Path.cwd())
+    return None
+
+
+def guarded(work: Callable[[], Any]) -> int:
+    """Run `work` and turn whatever it raises into one line and an exit code (2: mend it; 130: Ctrl-C; 1: our bug)."""
     try:
         work()
         return 0
-    except XalignError as e:
-        fail(str(e))
-        return 2
     except KeyboardInterrupt:
         fail("interrupted; finished stages are kept, repeat the command to continue")
         return 130
-    except OSError as e:
-        fail(str(disk_error(e, Path.cwd())))
-        return 2
-    except Exception as e:  # a bug of ours: the user gets a line, we get the traceback
-        if "No space left on device" in str(e):  # torch and safetensors wrap the disk's error in their own types
-            fail(str(disk_error(OSError(errno.ENOSPC, "No space left on device"), Path.cwd())))
+    except Exception as e:
+        if known := mendable(e):
+            fail(str(known))
             return 2
-        log = Path("xalign-error.log")
+        log = Path("xalign-error.log")  # the user gets a line, we get the traceback
         with contextlib.suppress(OSError):
             log.write_text(traceback.format_exc(), encoding="utf-8")
         if os.environ.get("XALIGN_DEBUG"):
