@@ -76,11 +76,11 @@ def accuracy_cost(pivot: Pivot) -> Plot:
     best = front([(x, cell.value) for x, cell in xy.values()], pivot.lower)
     axis.step(*zip(*best, strict=True), where="post", color=GREY, lw=1, ls=(0, (4, 2)), zorder=1)
     systems = [label for label in pivot.rows if label not in pivot.reference]  # the colours that they have in the bars
+    colours = {label: COLOURS[systems.index(label) % len(COLOURS)] for label in xy}
     for label, (x, cell) in xy.items():
         k = systems.index(label)
         error = INTERVAL * cell.se if is_number(cell.se) else None
-        colour, marker = COLOURS[k % len(COLOURS)], "osD^vP*X"[k % 8]
-        axis.errorbar(x, cell.value, error, color=colour, marker=marker, ms=5.5, lw=0.9, capsize=2.5, zorder=3)
+        axis.errorbar(x, cell.value, error, color=colours[label], marker="osD^vP*X"[k % 8], ms=5.5, lw=0.9, capsize=2.5, zorder=3)
     handles, names = [Line2D([], [], color=GREY, lw=1, ls=(0, (4, 2)))], ["front"]
     for k, label in enumerate(sorted(pivot.reference, key=lambda x: (not x.startswith(UNTRAINED), pivot.rows.index(x)))):
         cell = pivot.cells.get((label, column)) if column else pivot.average.get(label)
@@ -103,12 +103,14 @@ def accuracy_cost(pivot: Pivot) -> Plot:
     text += f" Devices: {', '.join(devices)}." if devices else ""
     found = (f"{label} {number(c.value, percent(pivot.metric))} for {x:.3g} {unit}" for label, (x, c) in xy.items())
     describe(figure, f"{about}, {over}, against cost.", text, "Score against cost: " + ", ".join(found))
-    _place_labels(figure, axis, {label: (x, cell.value) for label, (x, cell) in xy.items()}, best)
+    _place_labels(figure, axis, {label: (x, cell.value) for label, (x, cell) in xy.items()}, best, colours)
     return figure
 
 
-def _place_labels(figure: Plot, axis: Any, points: dict[str, tuple[float, float]], steps: Sequence[tuple[float, float]]) -> None:
-    """A name beside each point, where it covers no other name, point, whisker or step of the front."""
+def _place_labels(figure: Plot, axis: Any, points: dict[str, tuple[float, float]], steps: Sequence[tuple[float, float]],
+                  colours: dict[str, str]) -> None:
+    """A name beside each point, where it covers no other name, point, whisker or step of the front, and a line to its point."""
+    from matplotlib.text import Text
     from matplotlib.transforms import Bbox
 
     figure.draw_without_rendering()  # the layout decides where the points are
@@ -119,9 +121,11 @@ def _place_labels(figure: Plot, axis: Any, points: dict[str, tuple[float, float]
     taken += [Bbox([a, b]) for i in range(0, len(corners), 3) for a, b in ((corners[i], corners[i + 1]), (corners[i + 1], corners[i + 2]))]
     for label, at in points.items():
         for dx, dy, ha, va in PLACES:
-            text = axis.annotate(label, at, (dx, dy), textcoords="offset points", ha=ha, va=va, fontsize=7.5)
+            text = axis.annotate(label, at, (dx, dy), textcoords="offset points", ha=ha, va=va, fontsize=7.5,
+                                 arrowprops={"arrowstyle": "-", "color": colours[label], "lw": 0.8, "shrinkA": 0, "shrinkB": 2})
             text.set_in_layout(False)
-            box = text.get_window_extent(renderer).padded(2)
+            text.update_positions(renderer)
+            box = Text.get_window_extent(text, renderer).padded(2)  # without the line
             if frame.containsx(box.x0) and frame.containsx(box.x1) and frame.containsy(box.y0) and frame.containsy(box.y1) \
                     and not any(box.overlaps(other) for other in taken):
                 break
