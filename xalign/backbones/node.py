@@ -260,7 +260,7 @@ class Random(Node):
             return getattr(tiny, self.maker)(folder, **shape)
 
         name, label = self.stage
-        return Stage(name, 1, shape, work, seconds=5, label=label)
+        return Stage(name, 2, shape, work, seconds=5, label=label)
 
     def config(self) -> dict[str, Any]:
         """What `xalign.backbones.tiny` writes."""

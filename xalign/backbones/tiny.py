@@ -48,7 +48,8 @@ def make_tiny(folder: Path, width: int, layers: int, vocab: int, seed: int) -> d
 
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     core = train_bpe(vocab, special)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token=special[2], pad_token=special[2], chat_template=CHAT)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token=special[2], pad_token=special[2], chat_template=CHAT,
+                                        model_input_names=["input_ids", "attention_mask"])
     tokenizer.save_pretrained(folder)
     config = LlamaConfig(vocab_size=core.get_vocab_size(), hidden_size=width, intermediate_size=2 * width,
                          num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048,

@@ -37,13 +37,13 @@ class NoTracker(Node):
 
 
 @dataclass(frozen=True)
-class Wandb(Node):
-    """Weights & Biases.
+class Hosted(Node):
+    """What both trackers have.
 
     Attributes:
-        project, entity: where the run appears; entity null is the account's default.
+        project: where the run appears.
         mode: auto is online when a key is found and offline otherwise.
-        group: runs under one name; null is the sweep's name, if there is one.
+        group: runs under one name (of Comet a tag); null is the sweep's name, if there is one.
         tags: labels of the run besides method, languages and backbone.
         artifacts: files that go to the tracker: none; results (rows, predictions, card, receipts); all (the weights too).
         timeout: seconds to wait for the server at the start; then the run is recorded offline.
@@ -51,13 +51,19 @@ class Wandb(Node):
     """
 
     project: str = "xalign"
-    entity: str | None = None
     mode: str = choice("auto", "auto", "online", "offline", "disabled")
     group: str | None = None
     tags: list[str] = field(default_factory=list)
     artifacts: str = choice("results", "none", "results", "all")
     timeout: float = within(30.0, above=0)
     finish_timeout: float = within(60.0, above=0)
+
+
+@dataclass(frozen=True)
+class Wandb(Hosted):
+    """Weights & Biases; entity null is the account's default."""
+
+    entity: str | None = None
 
     def check_run(self, run: Run, key: str = "tracker") -> None:
         """Raise ConfigError for online without a key."""
@@ -66,24 +72,11 @@ class Wandb(Node):
 
 
 @dataclass(frozen=True)
-class Comet(Node):
-    """Comet ML.
+class Comet(Hosted):
+    """Comet ML; workspace null is the account's default."""
 
-    Attributes:
-        project, workspace: where the run appears; workspace null is the account's default.
-        mode: auto is online when a key is found and offline otherwise.
-        group: becomes a tag; null is the sweep's name, if there is one.
-        tags, artifacts, timeout, finish_timeout: see `Wandb`.
-    """
-
-    project: str = "xalign"
     workspace: str | None = None
-    mode: str = choice("auto", "auto", "online", "offline", "disabled")
-    group: str | None = None
-    tags: list[str] = field(default_factory=list)
-    artifacts: str = choice("results", "none", "results", "all")
     timeout: float = within(60.0, above=0)
-    finish_timeout: float = within(60.0, above=0)
 
     def check_run(self, run: Run, key: str = "tracker") -> None:
         """Raise ConfigError for online without a key."""
