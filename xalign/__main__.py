@@ -15,7 +15,7 @@ QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
          "DS_LOG_LEVEL": "error", "HYDRA_FULL_ERROR": "1", "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1"}
 
 
-COMMANDS = {"compare": "xalign.compare", "report": "xalign.report.__main__", "contamination": "xalign.data.contamination",
+COMMANDS = {"compare": "xalign.compare", "report": "xalign.report.__main__", "contamination": "xalign.data.contamination", "study": "xalign.studies.__main__", "allocate": "xalign.studies.allocate",
             "push": "xalign.push", "dashboard": "xalign.dashboard"}
 
 _raised: list[BaseException] = []
@@ -30,7 +30,11 @@ def job(config: Any) -> None:
         run = make_run(OmegaConf.to_container(config, resolve=True), dict(HydraConfig.get().runtime.choices))  # type: ignore[arg-type]
         from xalign.pipeline import execute
 
-        execute(run)
+        folder = execute(run)
+        if run.study.name and not run.study.sweeps and not run.plan:
+            from xalign.studies.base import FOLDER, show_study
+
+            show_study(run.study, [folder], folder / FOLDER / run.study.name)
     except BaseException as e:
         _raised.append(e)
 

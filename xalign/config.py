@@ -126,8 +126,8 @@ class Run:
     """One checked run: what `python -m xalign` composes and every stage reads.
 
     The nodes' classes live beside their code (`xalign.methods`, `xalign.data` ...); this module only
-    knows that each is a `Node`. With ``mode="evaluate"`` only the backbone, the tasks, the metrics and the
-    tracker are used.
+    knows that each is a `Node`. With ``mode="evaluate"`` only the backbone, the tasks, the metrics, the
+    tracker and the study are used, with ``mode="study"`` neither tasks nor metrics.
     """
 
     method: Any
@@ -141,6 +141,7 @@ class Run:
     metric: Any
     trainer: Any
     tracker: Any
+    study: Any = None
     mode: str = "train"
     lang: tuple[str, ...] = ("jpn",)
     source: str = "eng"
@@ -150,8 +151,9 @@ class Run:
     cache: str = ""
     choices: dict[str, str] = field(default_factory=dict)
 
-    NODES = ("method", "backbone", "data", "parallel", "dictionary", "filter", "translator", "task", "metric", "trainer", "tracker")
-    EVALUATING = ("backbone", "task", "metric", "tracker")  # the nodes that mode=evaluate uses
+    NODES = ("method", "backbone", "data", "parallel", "dictionary", "filter", "translator", "task", "metric", "trainer", "tracker",
+             "study")
+    USED = {"evaluate": ("backbone", "task", "metric", "tracker", "study"), "study": ("backbone", "tracker", "study")}  # of all nodes, by mode
 
     @property
     def target(self) -> str:
@@ -161,7 +163,7 @@ class Run:
     @property
     def evaluated(self) -> tuple[str, ...]:
         """The languages that are evaluated: the targets, and in training runs the source language too."""
-        return self.lang if self.mode == "evaluate" else (*self.lang, self.source)
+        return self.lang if self.mode != "train" else (*self.lang, self.source)
 
 
 def check_language(code: str, key: str) -> str:
@@ -198,8 +200,9 @@ def make_run(config: dict[str, Any], chosen: dict[str, str]) -> Run:
     if len(set(langs)) < len(langs):
         raise ConfigError(f"lang={list(langs)}: lists a language twice; name each once")
     mode = config.get("mode")
-    if mode not in ("train", "evaluate"):
-        raise ConfigError(f"mode={mode}: must be one of train, evaluate{nearest(mode, ('train', 'evaluate'))}")
+    modes = ("train", *Run.USED)
+    if mode not in modes:
+        raise ConfigError(f"mode={mode}: must be one of {', '.join(modes)}{nearest(mode, modes)}")
     if source in langs and mode == "train":
         raise ConfigError(f"lang={source}: is also the source language; choose another lang or source")
     seed = config.get("seed")
@@ -214,11 +217,14 @@ def make_run(config: dict[str, Any], chosen: dict[str, str]) -> Run:
     run = Run(lang=langs, source=source, seed=seed, plan=config["plan"], runs=config["runs"], cache=config["cache"], mode=mode,
               choices={k: ",".join(v) if isinstance(v, (list, tuple)) else v for k, v in chosen.items()},
               tasks=build_tasks(config.get("task")), **nodes)
-    for name in Run.EVALUATING if mode == "evaluate" else (*Run.NODES[1:], "method"):  # the method last: it asks whether the others fit
+    for name in Run.USED.get(mode, (*Run.NODES[1:], "method")):  # the method last: it asks whether the others fit
         for node in run.tasks if name == "task" else (nodes[name],):
             hook = getattr(node, "check_run", None)
             if hook:
                 hook(run)
+    if mode == "study" and not run.study.alone:
+        raise ConfigError(f"mode=study: study={run.choices.get('study')} asks nothing of a backbone as it is; choose one that does (study=representations, "
+                          "study=similarity), or leave mode=study out")
     return run
 
 

@@ -97,7 +97,7 @@ def carry_out(run: Run, plan: Plan, cache: Cache, folder: Path, tracker: Any, ou
     from xalign.cost import cost_rows, totals
     from xalign.data.overlap import overlap_lines
     from xalign.modelcard import versions
-    from xalign.results import collect_rows, export_model, export_predictions
+    from xalign.results import collect_rows, export_model, export_predictions, export_studied
     from xalign.tables import show
     from xalign.tasks.evaluate import forget
 
@@ -115,9 +115,10 @@ def carry_out(run: Run, plan: Plan, cache: Cache, folder: Path, tracker: Any, ou
         model = train(plan, cache, tracker, out)
     after = {key: cache.get(stage) for key, stage in plan.after.items()}
     forget()
-    rows = collect_rows(run, plan, folder, before, after)
+    studied = {when: cache.get(stage) for when, stage in plan.studied.items()}
+    rows = collect_rows(run, plan, folder, before, after, studied)
     receipts = [dict(cache.get(s).receipt, cached=s.key in cached) for s in plan.stages()]
-    spent = cost_rows(receipts, {"run": folder.name, "method": "none" if run.mode == "evaluate" else run.choices["method"],
+    spent = cost_rows(receipts, {"run": folder.name, "method": "none" if run.mode != "train" else run.choices["method"],
                                  "lang": ",".join(run.lang), "source": run.source, "backbone": run.choices["backbone"], "seed": run.seed})
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     cost = {**totals(spent), "peak_gib": round(max([peak, *(r["peak_gib"] for r in spent if "peak_gib" in r)]), 2),
@@ -128,6 +129,7 @@ def carry_out(run: Run, plan: Plan, cache: Cache, folder: Path, tracker: Any, ou
     write_jsonl(folder / "cost.jsonl", spent)
     write_json(folder / "receipts.json", receipts)
     export_predictions(folder, plan, cache)
+    export_studied(folder, studied)
     if model:
         export_model(run, plan, cache, folder, rows, cost)
     write_json(folder / "run.json", {"name": folder.name, "mode": run.mode, "choices": run.choices, "lang": list(run.lang),

@@ -28,6 +28,7 @@ class Plan:
         absent: what a task cannot evaluate: (task, language, reason).
         overlap, model: the check that no test item stands in the training rows, and the trained backbone; None with
             mode=evaluate.
+        studied: ``before`` and ``after`` → what the run's study computes of the untrained and of the trained backbone.
     """
 
     weights: Stage
@@ -36,11 +37,13 @@ class Plan:
     absent: list[tuple[Task, str, str]]
     overlap: Stage | None = None
     model: Stage | None = None
+    studied: dict[str, Stage] = dataclasses.field(default_factory=dict)
 
     def stages(self) -> list[Stage]:
         """All stages in the order in which they run, each once."""
         seen: dict[str, Stage] = {}
-        for last in (self.weights, *self.before.values(), self.overlap, self.model, *self.after.values()):
+        for last in (self.weights, *self.before.values(), self.overlap, self.model, *self.after.values(),
+                     *self.studied.values()):
             for stage in last.all() if last else ():
                 seen.setdefault(stage.key, stage)
         return list(seen.values())
@@ -52,26 +55,30 @@ def make_plan(run: Run) -> Plan:
     from xalign.tasks.evaluate import evaluation
 
     weights = run.backbone.weights(run)
+    if run.mode == "study":
+        return Plan(weights, {}, {}, [], studied=run.study.stages(run, weights, None))
     pairs = [(task, lang, task.lacks(run, lang)) for task in run.tasks for lang in run.evaluated]
     absent, possible = [p for p in pairs if p[2]], [(task, lang) for task, lang, lacking in pairs if not lacking]
     before = {(t.name, lang): evaluation(run, weights, t, lang, baselines=True) for t, lang in possible}
     if run.mode == "evaluate":
-        return Plan(weights, before, {}, absent)
+        return Plan(weights, before, {}, absent, studied=run.study.stages(run, weights, None))
     model, frame = run.method.model_stage(run), run.method.frame(run)
     overlap = overlap_stage(run, run.method.training_rows(run), [s.inputs[0] for s in before.values()])
     after = {(t.name, lang): evaluation(run, model, t, lang, False, frame, before[t.name, lang] if t.compares else None)
              for t, lang in possible}
-    return Plan(weights, before, after, absent, overlap, model)
+    return Plan(weights, before, after, absent, overlap, model, run.study.stages(run, weights, model))
 
 
 def run_folder(run: Run, plan: Plan) -> Path:
     """The run's folder: named by its choices and by what decides its content, never by the clock."""
     pick = run.choices.get
-    scores = sorted(s.key for s in (*plan.before.values(), *plan.after.values()))
+    scored = plan.studied if run.mode == "study" else {**plan.before, **{("after", *k): s for k, s in plan.after.items()}}
+    scores = sorted(s.key for s in scored.values())
     identity = digest_of([*([plan.model.key] if plan.model else []), *scores])[:8]
     origin = "" if run.source == "eng" else f"-from-{run.source}"
     langs = "_".join(run.lang) if len(run.lang) <= 6 else f"{len(run.lang)}langs"
-    what = "-".join(["evaluate", *(t.name for t in run.tasks)][:4]) if run.mode == "evaluate" else pick("method")
+    names = {"evaluate": [t.name for t in run.tasks], "study": [run.study.name]}.get(run.mode)
+    what = pick("method") if names is None else "-".join([run.mode, *names][:4])
     return Path(run.runs) / f"{what}-{langs}{origin}-{pick('backbone')}-s{run.seed}-{identity}"
 
 
@@ -94,8 +101,8 @@ def print_plan(run: Run, plan: Plan, cache: Cache, folder: Path) -> None:
     out, left = console(), 0.0
     pick = run.choices.get
     tasks = ", ".join(t.name for t in run.tasks)
-    if run.mode == "evaluate":
-        out.print(f"[bold]evaluate[/] {tasks} · {', '.join(run.lang)} · backbone {pick('backbone')} {getattr(run.backbone, 'name', '')}",
+    if run.mode != "train":
+        out.print(f"[bold]{run.mode}[/] {tasks if run.mode == 'evaluate' else run.study.name} · {', '.join(run.lang)} · backbone {pick('backbone')} {getattr(run.backbone, 'name', '')}",
                   soft_wrap=True)
     else:
         out.print(f"[bold]{pick('method')}[/] {run.source} → {', '.join(run.lang)} · backbone {pick('backbone')} · data {pick('data')} "
@@ -176,7 +183,16 @@ def renew_failed(plan: Plan, cache: Cache) -> None:
 def finished(plan: Plan, cache: Cache, folder: Path) -> bool:
     """True if the run's folder is written and no stage is missing or to be tried again."""
     renew_failed(plan, cache)
-    return (folder / "run.json").is_file() and all(cache.has(s) for s in plan.stages())
+    return (folder / "run.json").is_file() and all(cache.has(s) for s in plan.stages()) and exported(folder, plan)
+
+
+def exported(folder: Path, plan: Plan) -> bool:
+    """True if what the run's study computes stands in the run's folder: another folder's run may have computed it."""
+    from xalign.cache import RECEIPT
+    from xalign.studies.base import place
+
+    receipts = [(place(folder, s.name, when) / RECEIPT, s.key) for when, s in plan.studied.items()]
+    return all(path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("key") == key for path, key in receipts)
 
 
 def plain(run: Run) -> dict[str, Any]:

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 Found = dict[tuple[str, str], Artifact]
 
 
-def collect_rows(run: Run, plan: Plan, folder: Path, before: Found, after: Found) -> list[dict[str, Any]]:
+def collect_rows(run: Run, plan: Plan, folder: Path, before: Found, after: Found, studied: dict[str, Artifact]) -> list[dict[str, Any]]:
     """Every score as a row in long format; rows after training carry the paired comparison with before."""
     from xalign.analysis.corpus import paired_examples
     from xalign.tasks.evaluate import per_example
 
     pick = run.choices.get
-    method = "none" if run.mode == "evaluate" else pick("method")
+    method = "none" if run.mode != "train" else pick("method")
     shared = {"run": folder.name, "method": method, "source": run.source, "backbone": pick("backbone"), "seed": run.seed}
     rows = []
     for task, lang in before:
@@ -46,7 +46,7 @@ def collect_rows(run: Run, plan: Plan, folder: Path, before: Found, after: Found
     for task, lang, reason in plan.absent:
         rows += [{**shared, "task": task.name, "lang": lang, "metric": metric, **nothing, "reason": reason, "when": when}
                  for metric in task.metric_names() for when in ("before", "after")[:2 if after else 1]]
-    return rows
+    return rows + [{**shared, "reason": None, **row} for row in run.study.rows(run, studied)]
 
 
 def link(source: Path, target: Path) -> None:
@@ -81,6 +81,17 @@ def export_predictions(folder: Path, plan: Plan, cache: Cache) -> None:
             for path in sorted(scores.path.glob("*.jsonl")):  # what the scoring wrote down: a judge's verdicts
                 if path.name not in ("scores.jsonl", "examples.jsonl"):
                     link(path, target / path.name)
+
+
+def export_studied(folder: Path, studied: dict[str, Artifact]) -> None:
+    """study/<name>/<when>/: what the run's study computed, receipts included."""
+    from xalign.studies.base import place
+
+    for when, artifact in studied.items():
+        target = place(folder, artifact.receipt["name"], when)
+        shutil.rmtree(target, ignore_errors=True)
+        for path in sorted(p for p in artifact.path.rglob("*") if p.is_file()):
+            link(path, target / path.relative_to(artifact.path))
 
 
 def training_records(plan: Plan, cache: Cache, name: str = "log.jsonl") -> Iterator[dict[str, Any]]:

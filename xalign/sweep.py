@@ -238,11 +238,30 @@ class Sweep:
         if folders:
             print_comparison(list(dict.fromkeys(folders)))
         failed = [(job, e) for job, e in entries if e.get("code") != 0]
+        self.studied([(job.run, Path(e["folder"])) for job, e in entries if job.run and e.get("code") == 0 and e.get("folder")], bool(failed))
         for job, e in failed:
             reason = "was never started" if not e else e["error"] or ("was killed, or still runs" if e["code"] is None else "see above")
             fail(f"job {job.number} failed: {reason}; repeat with: {command(job.overrides, self.flags, again)}")
         if failed:
             raise XalignError(f"{len(failed)} of {len(entries)} jobs failed; the finished ones are kept")
+
+
+    def studied(self, runs: Sequence[tuple[Run, Path]], incomplete: bool) -> None:
+        """What the chosen study makes of all finished jobs together, into the sweep's folder.
+
+        Raises:
+            XalignError: it cannot be made, and all jobs are there (else they come first).
+        """
+        from xalign.studies.base import show_study
+
+        studies = {repr(run.study): run.study for run, _ in runs if run.study.name}
+        for key, study in studies.items():
+            try:
+                show_study(study, [folder for run, folder in runs if repr(run.study) == key], self.folder / study.name)
+            except XalignError as e:
+                if not incomplete:
+                    raise
+                fail(f"study={study.name}: {e}")
 
 
 def run_sweep(overrides: list[str], flags: dict[str, str]) -> None:

@@ -17,9 +17,9 @@ from xalign.rows import Row, flat_config, read_rows
 from xalign.tables import is_number
 from xalign.terminal import fail
 
-NOT_THE_SYSTEM = ("seed", "lang", "runs", "cache", "plan", "tracker", "metric", "choices")
+NOT_THE_SYSTEM = ("seed", "lang", "runs", "cache", "plan", "tracker", "metric", "study", "choices")
 EVALUATED = ("mode", "source", "backbone", "task", "tasks")  # what there is to an untrained model
-NO_CHOICE = ("hydra/", "experiments", "tracker", "metric")
+NO_CHOICE = ("hydra/", "experiments", "tracker", "metric", "study")
 SHORT = 32  # characters that a label may gain
 Key = tuple[str, str, str]  # language, task, metric
 

@@ -177,7 +177,7 @@ def _differences(runs: Sequence[Entry]) -> list[str]:
     configs = {e.folder: flat_config(e.folder) for e in runs}
     for e in runs:
         alike = [configs[o.folder] for o in runs if o.row["method"] == e.row["method"]]
-        keys = [k for k in configs[e.folder] if k.split(".")[0] not in ("lang", "seed", "source", "runs", "cache", "choices")
+        keys = [k for k in configs[e.folder] if k.split(".")[0] not in ("lang", "seed", "source", "runs", "cache", "study", "choices")
                 and len({json.dumps(c.get(k)) for c in alike}) > 1]
         notes.append(f"{e.label}: {e.folder}" + "".join(f" · {k}={configs[e.folder][k]}" for k in keys))
     return list(dict.fromkeys(notes))

@@ -62,7 +62,7 @@ def begin(run: Run, folder: Path, say: Say, only: tuple[str, ...] = ("wandb", "c
     """Start the chosen trackers; notes what they call the run in the run's folder."""
     known, pick = marks(folder), run.choices.get
     langs = run.lang if len(run.lang) <= LANGS else (f"{len(run.lang)} languages",)
-    method = () if run.mode == "evaluate" else (pick("method") or "",)
+    method = () if run.mode != "train" else (pick("method") or "",)
     told = Start(config=settings(run), name=folder.name,
                  group=Path(os.environ["XALIGN_SWEEP"]).name if "XALIGN_SWEEP" in os.environ else None, folder=folder,
                  tags=tuple(filter(None, (*method, *langs, pick("backbone")))), kind=run.mode,
