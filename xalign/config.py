@@ -153,7 +153,7 @@ class Run:
 
     NODES = ("method", "backbone", "data", "parallel", "dictionary", "filter", "translator", "task", "metric", "trainer", "tracker",
              "study")
-    USED = {"evaluate": ("backbone", "task", "metric", "tracker", "study"), "study": ("backbone", "tracker", "study")}  # of all nodes, by mode
+    USED = {"evaluate": ("backbone", "task", "metric", "tracker", "study"), "study": ("backbone", "tracker", "study")}  # by mode
 
     @property
     def target(self) -> str:
@@ -223,8 +223,8 @@ def make_run(config: dict[str, Any], chosen: dict[str, str]) -> Run:
             if hook:
                 hook(run)
     if mode == "study" and not run.study.alone:
-        raise ConfigError(f"mode=study: study={run.choices.get('study')} asks nothing of a backbone as it is; choose one that does (study=representations, "
-                          "study=similarity), or leave mode=study out")
+        raise ConfigError(f"mode=study: study={run.choices.get('study')} asks nothing of a backbone as it is; choose one that "
+                          "does (study=representations, study=similarity), or leave mode=study out")
     return run
 
 

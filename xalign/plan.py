@@ -102,7 +102,8 @@ def print_plan(run: Run, plan: Plan, cache: Cache, folder: Path) -> None:
     pick = run.choices.get
     tasks = ", ".join(t.name for t in run.tasks)
     if run.mode != "train":
-        out.print(f"[bold]{run.mode}[/] {tasks if run.mode == 'evaluate' else run.study.name} · {', '.join(run.lang)} · backbone {pick('backbone')} {getattr(run.backbone, 'name', '')}",
+        what = tasks if run.mode == "evaluate" else run.study.name
+        out.print(f"[bold]{run.mode}[/] {what} · {', '.join(run.lang)} · backbone {pick('backbone')} {getattr(run.backbone, 'name', '')}",
                   soft_wrap=True)
     else:
         out.print(f"[bold]{pick('method')}[/] {run.source} → {', '.join(run.lang)} · backbone {pick('backbone')} · data {pick('data')} "

@@ -238,7 +238,8 @@ class Sweep:
         if folders:
             print_comparison(list(dict.fromkeys(folders)))
         failed = [(job, e) for job, e in entries if e.get("code") != 0]
-        self.studied([(job.run, Path(e["folder"])) for job, e in entries if job.run and e.get("code") == 0 and e.get("folder")], bool(failed))
+        self.studied([(job.run, Path(e["folder"])) for job, e in entries if job.run and e.get("code") == 0 and e.get("folder")],
+                     bool(failed))
         for job, e in failed:
             reason = "was never started" if not e else e["error"] or ("was killed, or still runs" if e["code"] is None else "see above")
             fail(f"job {job.number} failed: {reason}; repeat with: {command(job.overrides, self.flags, again)}")

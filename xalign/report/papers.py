@@ -47,12 +47,13 @@ def of_experiment(name: str, runs: Sequence[FinishedRun], paths: Sequence[str]) 
 
 
 def chosen_study(name: str) -> Study | None:
-    """The study that an experiment's YAML chooses, with its settings; None if it chooses none."""
+    """The study that an experiment's YAML chooses, with its settings; None if it chooses none, or there is no such YAML."""
     import yaml
 
     from xalign.studies.__main__ import make_study
 
-    values = yaml.safe_load((package_folder("experiments") / f"{name}.yaml").read_text(encoding="utf-8"))
+    path = package_folder("experiments") / f"{name}.yaml"
+    values = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {"defaults": []}
     study = next((e["override /study"] for e in values["defaults"] if "override /study" in e), None)
     return make_study(study, values.get("study")) if study else None
 
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--csv", metavar="FILE", type=Path, help="write the unrounded numbers too, one line a cell")
     parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the tables as Markdown too")
     parser.add_argument("--latex", metavar="FILE", type=Path, help="write the tables as LaTeX too")
-    parser.add_argument("--plots", metavar="DIR", type=Path, help="write the pictures and files of the experiment's study (default: study/NAME)")
+    parser.add_argument("--plots", metavar="DIR", type=Path, help="where the experiment's study is written (default: study/NAME)")
 
     def work() -> None:
         args = parser.parse_args(argv)
