@@ -16,7 +16,8 @@ QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 
 
 COMMANDS = {"compare": "xalign.compare", "report": "xalign.report.__main__", "contamination": "xalign.data.contamination",
-            "study": "xalign.studies.__main__", "allocate": "xalign.studies.allocate", "push": "xalign.push", "dashboard": "xalign.dashboard"}
+            "study": "xalign.studies.__main__", "allocate": "xalign.studies.allocate",
+            "push": "xalign.push", "dashboard": "xalign.dashboard"}
 
 _raised: list[BaseException] = []
 

@@ -10,7 +10,7 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,10 +63,33 @@ def grid(texts: Sequence[str], loader: Any = None) -> list[list[str]]:
     return [list(c) for c in itertools.product(*found.values())]
 
 
+def combinations(sweeper: Mapping[str, Any], given: Sequence[str], loader: Any = None) -> list[list[str]]:
+    """The jobs of an experiment's sweep, each once: all combinations of its `params` with the first of its `variants`, then the next.
+
+    Args:
+        sweeper: the node ``hydra.sweeper``; a variant is a text of overrides as on a command line.
+        given: the command line's overrides, which take the place of the file's.
+    Raises:
+        ConfigError: a variant cannot be read as overrides.
+    """
+    params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+    found: dict[frozenset[str], list[str]] = {}
+    for text in sweeper.get("variants") or [""]:
+        try:
+            own = shlex.split(text) if isinstance(text, str) else [""]
+        except ValueError:  # a quotation mark too many
+            own = [""]
+        if any(part.find("=") < 1 for part in own):
+            raise ConfigError(f"hydra.sweeper.variants: {text}: is no text of overrides, such as 'method.code_switch=0 seed=1'")
+        for job in grid([*params, *own, *given], loader):
+            found.setdefault(frozenset(job), job)
+    return list(found.values())
+
+
 def compose(overrides: list[str], flags: dict[str, str]) -> tuple[list[Job], DictConfig, Any]:
     """(jobs, the sweep's own configuration, Hydra's loader), inside Hydra's context.
 
-    The sweep is the command line's over that of the experiment (``hydra.sweeper.params``).
+    The sweep is the command line's over that of the experiment (``hydra.sweeper``, see `combinations`).
     """
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
@@ -80,18 +103,17 @@ def compose(overrides: list[str], flags: dict[str, str]) -> tuple[list[Job], Dic
     loader = GlobalHydra.instance().config_loader()
     try:
         main = loader.load_configuration(flags.get("--config-name", "config"), [*overrides, search], RunMode.MULTIRUN)
-        swept = [f"{key}={value}" for key, value in (main.hydra.sweeper.get("params") or {}).items()]
-        jobs = [Job(i, c) for i, c in enumerate(grid([*swept, *main.hydra.overrides.task], loader), 1)]
+        jobs = [Job(i, c) for i, c in enumerate(combinations(main.hydra.sweeper, main.hydra.overrides.task, loader), 1)]
     except (HydraException, OmegaConfBaseException) as e:
         raise explain(e, overrides) from None
-    differ = {key for key, values in _values(jobs).items() if len(values) > 1}
+    same = set[str].intersection(*(set(job.overrides) for job in jobs))
     plans: dict[str, Cache] = {}
     for job in jobs:
-        job.name = " ".join(o for o in job.overrides if o.split("=", 1)[0] in differ) or " ".join(job.overrides)
+        job.name = " ".join(o for o in job.overrides if o not in same) or " ".join(job.overrides)
         try:
             config = loader.load_sweep_config(main, job.overrides)
-            if config.hydra.sweeper.get("params") != main.hydra.sweeper.get("params"):
-                raise ConfigError(f"{job.name}: defines a sweep of its own (hydra.sweeper.params); sweep one such experiment at a time")
+            if config.hydra.sweeper != main.hydra.sweeper:
+                raise ConfigError(f"{job.name}: defines a sweep of its own (hydra.sweeper); sweep one such experiment at a time")
             HydraConfig.instance().set_config(config)
             choices = dict(config.hydra.runtime.choices)
             with open_dict(config):
@@ -106,14 +128,6 @@ def compose(overrides: list[str], flags: dict[str, str]) -> tuple[list[Job], Dic
         except XalignError as e:
             job.error = str(e)
     return jobs, main, loader
-
-
-def _values(jobs: Iterable[Job]) -> dict[str, set[str]]:
-    """Key → the overrides that name it."""
-    found: dict[str, set[str]] = {}
-    for o in (o for job in jobs for o in job.overrides):
-        found.setdefault(o.split("=", 1)[0], set()).add(o)
-    return found
 
 
 def refuse_useless(jobs: Sequence[Job]) -> None:

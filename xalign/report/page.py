@@ -26,15 +26,23 @@ from xalign.tracking import without_secrets
 if TYPE_CHECKING:
     from xalign.report.pivot import Pivot
     from xalign.report.runs import FinishedRun
+    from xalign.studies.base import Findings
 
 OF_NO_RUN = ("choices.hydra/", "runs", "cache", "plan")  # where and how, not what
 TABLES_OF_RUNS = 12  # up to so many runs, each has its before/after tables on the page
 DARK = {"green": "good", "red": "bad", "dim": "faint"}  # rich colours of cells → classes
 
 
-def write_page(path: Path, runs: Sequence[FinishedRun], pivots: Sequence[Pivot], grids: Sequence[Grid], cost_grids: Sequence[Grid]) -> None:
-    """One self-contained HTML file: what was run, tables, plots, costs, examples, configurations, how to repeat it."""
+def write_page(path: Path, runs: Sequence[FinishedRun], pivots: Sequence[Pivot], grids: Sequence[Grid], cost_grids: Sequence[Grid],
+               study: Findings | None = None) -> None:
+    """One self-contained HTML file: what was run, tables, plots, costs, examples, configurations, how to repeat it.
+
+    Args:
+        study: what an analysis found; its tables and pictures come first.
+    """
     plots, left = draw_all(runs, pivots, brief=True)
+    if study:
+        plots, grids = [*study.plots, *(p for p in plots if p.name not in {q.name for q in study.plots})], [*study.grids, *grids]
     groups, note = example_groups(runs)
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xalign.compose import package_folder
+from xalign.config import XalignError
 from xalign.report.beside import beside, cells_csv
 from xalign.report.cost import stage_rows
-from xalign.report.facts import facts
+from xalign.report.facts import commands, facts
 from xalign.report.latex import latex
 from xalign.report.method_cost import method_grid, papers_grid
 from xalign.report.papertables import grids
@@ -67,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the tables as Markdown too")
     parser.add_argument("--latex", metavar="FILE", type=Path, help="write the tables as LaTeX too")
     parser.add_argument("--plots", metavar="DIR", type=Path, help="where the experiment's study is written (default: study/NAME)")
+    parser.add_argument("--html", metavar="FILE", type=Path, help="write a page of its own: tables, the study's pictures, plots, costs, examples")
 
     def work() -> None:
         args = parser.parse_args(argv)
@@ -79,7 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             spent = [(run, rows) for run in stand for rows in [stage_rows(run)] if rows]
             made += [*([method_grid(spent)] if spent else []), papers_grid()]
         study = chosen_study(name)
-        seen = study.findings(of_experiment(name, runs, args.runs)) if study and runs else None
+        own = of_experiment(name, runs, args.runs)
+        seen = study.findings(own) if study and runs else None
         if args.csv:
             cells_csv(args.csv, name, tables)
         if args.markdown:
@@ -89,5 +92,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         show(made)
         if seen:
             present(seen, args.plots or Path("study") / name)
+        if args.html and not own:
+            raise XalignError(f"--html {args.html}: there are no finished runs to write about; make them with: {commands(name)[0]}")
+        if args.html:
+            from xalign.report.cost import cost_grids
+            from xalign.report.page import write_page
+            from xalign.report.pivot import pivots
+
+            write_page(args.html, own, pivots(own, metrics=[]), made, cost_grids(own), seen)
+            print(f"page     {args.html}")
 
     return reading(work)

@@ -1,0 +1,207 @@
+"""γ of x-LLM's scaling law: how alike a backbone's vectors of translations are, from every language to every other."""
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from xalign.analysis.multiway import KINDS, check_texts, read_texts, texts_stage
+from xalign.cache import RECEIPT, Stage, write_json
+from xalign.config import ConfigError, XalignError, choice, within
+from xalign.studies.base import Findings, Study, exported
+
+if TYPE_CHECKING:
+    from xalign.cache import Artifact
+    from xalign.config import Run
+    from xalign.report.runs import FinishedRun
+
+LOW, HIGH = 0.01, 0.99  # the law wants γ between 0 and 1
+FILE = "similarity.json"
+READ_SECONDS = 0.06  # a sentence of the laboratory by SmolLM2 or e5-small on one of two cores
+
+
+@dataclass(frozen=True)
+class Similarity(Study):
+    """Retrieval@1 and cosines of translations between the source and all target languages, and γ to the source.
+
+    x-LLM measures γ by the approach of Pan et al. 2021 (mRASP2) on multi-way translation data (section 2.3, footnote 3): a sentence's
+    vector is the mean of its tokens' states, and a language's similarity the share of sentences whose translation is the nearest by
+    cosine. Which layer, texts and direction the paper took it does not say.
+
+    Attributes:
+        measure: what γ is: ``retrieval``, the mean of both directions between the source and the language; ``mean_cosine`` of
+            translations; or ``constant``.
+        constant: γ of every language with that measure.
+        text, path, sentences: the texts, see `xalign.analysis.multiway.texts_stage`; all languages get the same, those that all have.
+        layer: 0 is the embeddings' output, -1 the last.
+        pooling: see `xalign.backbones.states.sentence_vectors`.
+        centre: subtract the mean of a language's vectors from each of them before any cosine.
+    """
+
+    name: ClassVar[str] = "similarity"
+    alone: ClassVar[bool] = True
+
+    measure: str = choice("retrieval", "retrieval", "mean_cosine", "constant")
+    constant: float = within(0.5, low=LOW, high=HIGH)
+    text: str = choice("sentences", *KINDS)
+    path: str = ""
+    sentences: int = within(200, low=0)
+    layer: int = -1
+    pooling: str = choice("mean", "mean", "last")
+    centre: bool = False
+
+    def check_run(self, run: Run) -> None:
+        """Raise ConfigError when the languages have no texts, or where it is known that there is no such layer."""
+        check_texts(run, _languages(run), self.text, self.path)
+        if 0 < self.sentences < 10:
+            raise ConfigError(f"study.sentences={self.sentences}: must be at least 10, or 0 for all")
+        layers = (run.backbone.config() or {}).get("num_hidden_layers")
+        if layers:
+            _layer(self.layer, layers)
+
+    def stages(self, run: Run, weights: Stage, model: Stage | None) -> dict[str, Stage]:
+        """What is measured of the untrained and of the trained model; γ itself is made of it afterwards."""
+        langs, backbone = _languages(run), run.backbone
+        texts = texts_stage(run, langs, self.text, self.path, self.sentences)
+
+        def work(folder: Path, inputs: list[Artifact]) -> Mapping[str, Any]:
+            from xalign.backbones.states import open_states
+
+            found = measure(open_states(inputs[0].path, backbone), read_texts(inputs[1]), langs, self.layer, self.pooling, self.centre)
+            corpus = Path(self.path).expanduser().resolve().name if self.text == "files" else f"lab-{self.text}"
+            write_json(folder / FILE, {**found, "text": corpus})
+            return {"texts": found["n"], "languages": len(langs), "layer": found["layer"]}
+
+        params = {"backbone": backbone.params(), "langs": langs, "layer": self.layer, "pooling": self.pooling, "centre": self.centre}
+        seconds = 5 + READ_SECONDS * len(langs) * (self.sentences or 240)
+        return {when: Stage(self.name, 1, params, work, (of, texts), seconds, f"similarity of {len(langs)} languages, {kind} model")
+                for when, of, kind in (("before", weights, "untrained"), ("after", model, "trained")) if of}
+
+    def rows(self, run: Run, found: Mapping[str, Artifact]) -> list[dict[str, Any]]:
+        """γ of each target language; of a trained model with the paired test against the untrained one, text by text."""
+        from xalign.analysis.significance import paired
+
+        out, facts = [], {when: read(artifact.path) for when, artifact in found.items()}
+        for when, own in facts.items():
+            for lang in own["langs"][1:]:
+                value, se = self.gamma(own, lang)
+                row = {"task": self.name, "lang": lang, "metric": "gamma", "value": value, "se": se, "n": own["n"],
+                       "signature": self.signature(own), "when": when}
+                if when == "after" and self.measure != "constant":
+                    test = paired(facts["before"]["texts"][lang][self.measure], own["texts"][lang][self.measure], bootstrap=False)
+                    row |= {"diff": test.diff, "diff_se": test.se, "p": test.p_randomisation, "pairs": test.n,
+                            "detectable": test.detectable()}
+                out.append(row)
+        return out
+
+    def gamma(self, facts: Mapping[str, Any], lang: str) -> tuple[float, float | None]:
+        """(γ of a language to the source language, its standard error over texts) from what `measure` found."""
+        if self.measure == "constant":
+            return self.constant, None
+        value, se = spread(facts["texts"][lang][self.measure])
+        return min(max(value, LOW), HIGH), se
+
+    def signature(self, facts: Mapping[str, Any]) -> str:
+        """How γ was measured."""
+        if self.measure == "constant":
+            return "gamma|measure:constant"
+        way = "retrieval@1|directions:both" if self.measure == "retrieval" else "mean_cosine"
+        return (f"gamma|measure:{way}|layer:{facts['layer']}/{facts['layers']}|pooling:{facts['pooling']}|"
+                f"centred:{'yes' if facts['centre'] else 'no'}|texts:{facts['text']}|to:{facts['langs'][0]}|clip:{LOW}-{HIGH}")
+
+    def findings(self, runs: Sequence[FinishedRun]) -> Findings:
+        """Table, heat maps of retrieval between all languages, gamma.yaml for laws, similarity.csv."""
+        from xalign.studies.similarity_report import Space, report
+
+        spaces: dict[str, Space] = {}
+        for run in runs:
+            for when, folder in exported(run, self.name).items():
+                key = json.loads((folder / RECEIPT).read_text(encoding="utf-8"))["key"]  # the untrained model of several runs is one
+                spaces.setdefault(key, Space(run, when, read(folder)))
+        if not spaces:
+            raise XalignError(f"study=similarity: none of these {len(runs)} runs measured it; repeat a run's command with study=similarity, or "
+                              "ask a backbone as it is: python -m xalign mode=study study=similarity 'lang=[fin,deu]'")
+        return report(self, list(spaces.values()))
+
+
+def _languages(run: Run) -> list[str]:
+    """The source language, then the others."""
+    return list(dict.fromkeys((run.source, *run.lang)))
+
+
+def _layer(asked: int, layers: int) -> int:
+    """The layer's number, 0 to `layers`."""
+    if not -layers - 1 <= asked <= layers:
+        raise ConfigError(f"study.layer={asked}: the backbone has the layers 0 (embeddings) to {layers}; -1 is the last")
+    return asked % (layers + 1)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """What `measure` found, from an artifact or a run's folder.
+
+    Raises:
+        XalignError: the file is damaged.
+    """
+    path = Path(folder) / FILE
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise XalignError(f"{path}: is missing or damaged; repeat the run's command to write it again") from None
+
+
+def spread(parts: Sequence[float]) -> tuple[float, float]:
+    """Mean and its standard error."""
+    import numpy as np
+
+    return float(np.mean(parts)), float(np.std(parts, ddof=1) / np.sqrt(len(parts)))
+
+
+def measure(backbone: Any, texts: Mapping[str, Sequence[str]], langs: Sequence[str], layer: int = -1, pooling: str = "mean",
+            centre: bool = False) -> dict[str, Any]:
+    """Compare the vectors of aligned texts between all languages.
+
+    Args:
+        texts: language → N texts.
+        langs: K languages, the source language first.
+    Returns:
+        ``langs``, ``n``, ``layer`` (0 to ``layers``), ``pooling``, ``centre``; the matrices [K, K] ``retrieval`` (row: the language that
+        asks, column: the one whose N texts are searched), ``cosine`` of translations, ``random``: of all pairs of texts that are no
+        translations; ``texts``: language → {``retrieval``: both directions' mean, ``mean_cosine``} of each text to the source language.
+    Raises:
+        ConfigError: the backbone has no such layer.
+    """
+    from xalign.backbones.states import sentence_vectors
+    from xalign.progress import bar
+
+    vectors, layers = {}, 0
+    with bar(total=sum(len(texts[lang]) for lang in langs), desc="sentence vectors", unit="text") as progress:
+        for lang in langs:
+            every = sentence_vectors(backbone, texts[lang], progress=progress.update)[pooling]
+            layers = len(every) - 1
+            own = every[_layer(layer, layers)].copy()  # not a view: the other layers' memory goes
+            vectors[lang] = own - own.mean(0) if centre else own
+    return {"langs": list(langs), "layer": _layer(layer, layers), "layers": layers, "pooling": pooling, "centre": centre,
+            **compare(vectors)}
+
+
+def compare(vectors: Mapping[str, Any]) -> dict[str, Any]:
+    """``n``, the matrices and ``texts`` of `measure` from language → vectors [N, H]; the first language is the source."""
+    import numpy as np
+
+    from xalign.analysis.geometry import cosines, nearest
+
+    langs, n = list(vectors), len(next(iter(vectors.values())))
+    tables = {name: np.ones((len(langs), len(langs))) for name in ("retrieval", "cosine", "random")}
+    texts: dict[str, dict[str, list[float]]] = {}
+    for i, a in enumerate(langs):
+        for j, b in enumerate(langs[i:], i):
+            near = cosines(vectors[a], vectors[b])
+            own, there, back = np.diagonal(near), nearest(near), nearest(near.T)
+            tables["retrieval"][i, j], tables["retrieval"][j, i] = there.mean(), back.mean()
+            tables["cosine"][i, j] = tables["cosine"][j, i] = own.mean()
+            tables["random"][i, j] = tables["random"][j, i] = (near.sum() - own.sum()) / (n * (n - 1))
+            if i == 0 < j:
+                texts[b] = {"retrieval": ((there + back) / 2).tolist(), "mean_cosine": own.tolist()}
+    return {"n": n, **{name: table.tolist() for name, table in tables.items()}, "texts": texts}
