@@ -43,14 +43,22 @@ def mean(several: list[Measured]) -> Measured:
     return Measured(float(np.mean([m.value for m in found])), np.mean([m.parts for m in found], axis=0))
 
 
+def unit(x: np.ndarray) -> np.ndarray:
+    """Vectors [N, H] of length 1; one of zeros stays."""
+    x = np.asarray(x, dtype=np.float64)
+    size = np.linalg.norm(x, axis=1, keepdims=True)
+    return x / np.where(size > 0, size, 1)
+
+
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Cosines [N, N] of every row of `a` with every row of `b`; 0 for a vector of zeros."""
-    units = []
-    for x in (a, b):
-        x = np.asarray(x, dtype=np.float64)
-        size = np.linalg.norm(x, axis=1, keepdims=True)
-        units.append(x / np.where(size > 0, size, 1))
-    return units[0] @ units[1].T
+    return unit(a) @ unit(b).T
+
+
+def centred(x: np.ndarray) -> np.ndarray:
+    """Vectors without their mean: of one language's, what all its sentences share, first of all the language itself."""
+    x = np.asarray(x, dtype=np.float64)
+    return x - x.mean(0)
 
 
 def retrieval(a: np.ndarray, b: np.ndarray) -> Measured:
@@ -121,8 +129,7 @@ def plain_cka(a: np.ndarray, b: np.ndarray) -> float:
 
 def flat(x: np.ndarray) -> bool:
     """True if all vectors are the same one."""
-    x = np.asarray(x, dtype=np.float64)
-    return float(((x - x.mean(0)) ** 2).sum()) <= FLAT * float((x**2).sum())
+    return float((centred(x) ** 2).sum()) <= FLAT * float((np.asarray(x, dtype=np.float64) ** 2).sum())
 
 
 def _enough(a: np.ndarray, b: np.ndarray) -> int:
@@ -133,8 +140,7 @@ def _enough(a: np.ndarray, b: np.ndarray) -> int:
 
 def _gram(x: np.ndarray) -> np.ndarray:
     """Products [N, N] of the centred vectors, scaled so that their squares do not overflow."""
-    x = np.asarray(x, dtype=np.float64)
-    x = x - x.mean(0)
+    x = centred(x)
     return x @ x.T / (x**2).mean()
 
 

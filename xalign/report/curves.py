@@ -185,7 +185,8 @@ def off_target_curves(runs: Sequence[FinishedRun]) -> Plot:
             for row in (r for r in run.rows if r["metric"] == "off_target" and r["lang"] in run.langs and is_number(r["value"])):
                 if row["when"] in ("before", "after") and not probed(run):
                     points.setdefault(row["lang"], {}).setdefault(method, []).append((0.0 if row["when"] == "before" else last, row))
-    langs = sorted({*curves, *points})
+    targets = {lang for run in runs for lang in run.langs}
+    langs = sorted({*curves, *points}, key=lambda lang: (lang not in targets, lang))
     if not langs:
         raise NotDrawn("no run has an off-target rate, in its rows or in log.jsonl (trainer.probe_prompts records one while training)")
     methods = [m for m in panels if any(m in by for by in (*curves.values(), *points.values()))]

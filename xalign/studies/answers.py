@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from xalign.config import XalignError
 from xalign.data.examples import read_jsonl
+from xalign.tables import number
 
 if TYPE_CHECKING:
     from xalign.analysis.significance import Paired
@@ -80,10 +81,10 @@ def read_answers(path: Path) -> list[Record]:
         XalignError: for a record without one of the keys.
     """
     records = list(read_jsonl(path))
-    for number, record in enumerate(records, 1):
+    for place, record in enumerate(records, 1):
         lacking = [k for k in ("id", "lang", "prompt", "answer", "detected", "off_target") if k not in record]
         if lacking:
-            raise XalignError(f"{path}: record {number} has no '{lacking[0]}'; repeat the run's command to write it again")
+            raise XalignError(f"{path}: record {place} has no '{lacking[0]}'; repeat the run's command to write it again")
     return records
 
 
@@ -111,6 +112,14 @@ def cut(text: str, longest: int = LONGEST) -> str:
     """A text on one line, at most about `longest` characters of it; ``(nothing)`` for an empty one."""
     text = " ⏎ ".join(line.strip() for line in text.splitlines() if line.strip())
     return "(nothing)" if not text else text if len(text) <= longest else f"{text[:longest].rstrip()} … ({len(text):,} characters)"
+
+
+def rate(t: Tally) -> str:
+    """``.700 [.481, .855]``."""
+    if t.share is None or t.interval is None:
+        return "none judged"
+    low, high = t.interval
+    return f"{number(t.share)} [{number(low)}, {number(high)}]"
 
 
 @dataclass(frozen=True)
@@ -145,7 +154,7 @@ class Palette:
         names = ["the asked language", *(language(code) for code in self.named)]
         styles = [(name, {"facecolor": colour}) for name, colour in zip(names, colours, strict=False)]
         return [*styles, ("another language", {"facecolor": "#999999"}),
-                ("cannot be told", {"facecolor": "#f2f2f2", "edgecolor": "#999999", "hatch": "////", "lw": 0.4})]
+                ("cannot be told", {"facecolor": "white", "edgecolor": "#999999", "lw": 0.5})]
 
     def draw(self, axis: Any, places: Sequence[float], tallies: Sequence[Tally], thick: float, across: bool = False) -> None:
         """One stacked bar a tally, as counts, with the counts inside; `across`: lying bars."""
@@ -155,7 +164,7 @@ class Palette:
             bar = axis.barh if across else axis.bar
             bar(places, counts, thick, at, **style)
             for place, base, n in zip(places, at, counts, strict=True):
-                if n >= 0.06 * longest:
+                if n >= 0.05 * longest:
                     x, y = (base + n / 2, place) if across else (place, base + n / 2)
                     axis.text(x, y, str(n), fontsize=6, ha="center", va="center", color="white" if k == 0 else "black")
             at = [base + n for base, n in zip(at, counts, strict=True)]

@@ -7,10 +7,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from xalign.config import ConfigError, XalignError, within
-from xalign.studies.answers import Palette, Record, Tally, changed, cut, language_of, read_answers, tally
+from xalign.studies.answers import Palette, Record, Tally, changed, cut, language_of, rate, read_answers, tally
 from xalign.studies.base import Findings, Study
 from xalign.tables import MISSING, Grid, number, p_value
 
@@ -34,7 +35,7 @@ class Course:
         model: the system's name; target: the languages that it is trained for.
         lang: the language that the prompts ask for.
         at: optimiser steps since the training began → run → its answers.
-        tokens: steps → tokens trained on so far, the mean of the runs.
+        tokens: steps → tokens that each run had trained on.
         last: steps of the whole training; kept: those after which the kept weights were.
     """
 
@@ -44,7 +45,7 @@ class Course:
     last: int = 0
     kept: set[int] = field(default_factory=set)
     at: dict[int, dict[str, list[Record]]] = field(default_factory=dict)
-    tokens: dict[int, float] = field(default_factory=dict)
+    tokens: dict[int, list[float]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -77,7 +78,8 @@ class OffTargetStudy(Study):
     def check_run(self, run: Run) -> None:
         """Refuse a run in which no model answers while it trains."""
         if run.mode != "train":
-            raise ConfigError(f"study=off_target: shows the answers of a model while it trains, and mode={run.mode} trains none; leave mode out")
+            raise ConfigError(f"study=off_target: shows the answers of a model while it trains, and mode={run.mode} trains none; "
+                              "leave mode out")
         if run.backbone.kind != "causal":
             raise ConfigError(f"study=off_target: backbone={run.choices.get('backbone')} is an encoder, which writes no answers; "
                               "choose a causal backbone (smollm2, hf)")
@@ -91,9 +93,10 @@ class OffTargetStudy(Study):
 
         there = [r for r in runs if (r.folder / "samples.jsonl").is_file()]
         if not there:
-            trained = [r for r in runs if r.trained and r.config.get("backbone.kind", "causal") == "causal"]
-            how = f"{repeat_command(trained[0])} {REMEDY} study=off_target" if trained else f"add {REMEDY} study=off_target to a training's command"
-            raise XalignError(f"no run answered prompts while it trained; make one with: {how}")
+            trained = [r for r in runs if r.trained and "backbone.head" not in r.config]  # encoders have one
+            how = f"add {REMEDY} study=off_target to the command of a training"
+            how += f", e.g. {repeat_command(trained[0])} {REMEDY} study=off_target" if trained else ""
+            raise XalignError(f"no run answered prompts while it trained; {how}")
         courses, notes = courses_of(there)
         if len(there) < len(runs):
             names = ", ".join(r.name for r in runs if r not in there)
@@ -104,7 +107,9 @@ class OffTargetStudy(Study):
             left = len(courses) - ANSWERED
             if left > 0:
                 grids[-1].notes.append(f"Answers of {left} more languages and models: samples.jsonl of each run.")
-        return Findings(grids, [off_target_curves(there), languages_plot(courses)], {"off_target.csv": as_csv(courses)})
+        judged = any(c.tally(step).judged for c in courses for step in c.at)
+        return Findings(grids, [*([off_target_curves(there)] if judged else []), languages_plot(courses)],
+                        {"off_target.csv": as_csv(courses)})
 
 
 def validations(run: FinishedRun) -> dict[int, list[Record]]:
@@ -136,18 +141,16 @@ def courses_of(runs: Sequence[FinishedRun]) -> tuple[list[Course], list[str]]:
     found: dict[tuple[str, tuple[str, ...], str], Course] = {}
     for label, system in zip(labels, systems, strict=True):
         for run in system.runs:
-            steps, tokens = validations(run), trained_tokens(run)
+            steps, tokens, kept = validations(run), trained_tokens(run), kept_at(run)
             asked = dict.fromkeys(r["lang"] for records in steps.values() for r in records)
             for lang in asked:
                 course = found.setdefault((label, run.langs, lang), Course(label, run.langs, lang))
                 for step, records in steps.items():
                     if own := [r for r in records if r["lang"] == lang]:
                         course.at.setdefault(step, {})[run.folder.name] = own
+                        course.tokens.setdefault(step, []).append(tokens.get(step, 0.0))
                 course.last = max(course.last, *tokens)
-                course.kept |= kept_at(run)
-                for step in course.at:
-                    course.tokens[step] = course.tokens.get(step, 0.0) + tokens.get(step, 0.0) / len(
-                        [r for r in system.runs if r.langs == run.langs])
+                course.kept |= kept
     return sorted(found.values(), key=lambda c: c.lang not in c.target), notes
 
 
@@ -196,14 +199,6 @@ def ends_grid(courses: Sequence[Course], notes: Sequence[str]) -> Grid:
         *notes], left=(0, 1, 7, 8), wrap=(7, 8))
 
 
-def rate(t: Tally) -> str:
-    """``.700 [.481, .855]``."""
-    if t.share is None or t.interval is None:
-        return "none judged"
-    low, high = t.interval
-    return f"{number(t.share)} [{number(low)}, {number(high)}]"
-
-
 def rates_grid(courses: Sequence[Course]) -> Grid:
     """Every validation of every course; of many courses the first and the last."""
     rows, full = [], len(courses) <= IN_FULL
@@ -212,7 +207,7 @@ def rates_grid(courses: Sequence[Course]) -> Grid:
         for step in steps if full else dict.fromkeys((steps[0], steps[-1])):
             t = course.tally(step)
             rows.append([course.name, course.lang, f"{step}{'*' * (step in course.kept)}", f"{step / max(course.last, 1):.0%}",
-                         f"{course.tokens.get(step, 0):,.0f}", rate(t), f"{t.judged} of {t.asked}", t.instead or MISSING])
+                         f"{fmean(course.tokens[step]):,.0f}", rate(t), f"{t.judged} of {t.asked}", t.instead or MISSING])
     notes = ["* the weights of this step were kept: the lowest validation loss."] if any(c.kept & set(c.at) for c in courses) else []
     notes.append("n: answers whose language can be judged, of all; three-letter codes are ours, two-letter ones CLD3's.")
     if not full:
@@ -226,10 +221,10 @@ def answers_grid(course: Course, shown: int) -> Grid:
     run = next(iter(course.at[min(course.at)]))
     steps = sorted(s for s in course.at if run in course.at[s])
     picked = sorted({steps[round(k * (len(steps) - 1) / (STEPS - 1))] for k in range(STEPS)})
-    grid = Grid(f"Answers to the same prompts, {course.name}, asked for {course.lang}", ["step", "language", "answer"],
-                left=(1, 2), wrap=(2,), notes=[f"The first {shown} prompts asked; at most {STEPS} validations; {run}."])
+    grid = Grid(f"Answers to the same prompts, {course.name}, asked for {course.lang}", ["step", "language", "prompt and answers"],
+                left=(0, 1, 2), wrap=(2,), notes=[f"The first {shown} prompts asked; at most {STEPS} validations; {run}."])
     for asked in course.at[steps[0]][run][:shown]:
-        grid.rows.append([cut(asked["prompt"], 160)])
+        grid.rows += [[asked["id"]], ["prompt", "", cut(asked["prompt"])]]
         for step in picked:
             for r in (r for r in course.at[step][run] if r["id"] == asked["id"]):
                 if r["off_target"]:
@@ -240,6 +235,8 @@ def answers_grid(course: Course, shown: int) -> Grid:
 
 def languages_plot(courses: Sequence[Course]) -> Plot:
     """The languages of the answers at every validation, one panel a course."""
+    from matplotlib.ticker import MaxNLocator
+
     from xalign.report.drawing import WIDTH, describe, language, new_plot, styled
 
     @styled
@@ -258,6 +255,7 @@ def languages_plot(courses: Sequence[Course]) -> Plot:
             axis.set_xticks(range(len(own)), [str(step) for step in sorted(course.at)],
                             **({"rotation": 60, "fontsize": 6} if len(own) > 8 else {}))
             axis.tick_params(axis="x", length=0)
+            axis.yaxis.set_major_locator(MaxNLocator(5, integer=True))
             axis.set_ylim(0, max(t.asked for t in own) * 1.02)
         for axis in axes[len(drawn):]:
             axis.remove()
@@ -284,6 +282,6 @@ def as_csv(courses: Sequence[Course]) -> str:
         for step in sorted(c.at):
             t = c.tally(step)
             low, high = t.interval or ("", "")
-            writer.writerow([c.model, " ".join(c.target), c.lang, len(c.at[step]), step, c.last, round(c.tokens.get(step, 0)),
+            writer.writerow([c.model, " ".join(c.target), c.lang, len(c.at[step]), step, c.last, round(fmean(c.tokens[step])),
                              "" if t.share is None else t.share, low, high, t.judged, t.asked, int(step in c.kept), t.instead])
     return out.getvalue()

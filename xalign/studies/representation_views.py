@@ -20,7 +20,7 @@ from xalign.report.drawing import language
 from xalign.report.repeat import repeat_command
 from xalign.rows import STARS, stars
 from xalign.studies.base import exported
-from xalign.studies.representations import ALL, FILES, METRICS, Representations, stated
+from xalign.studies.representations import ALL, FILES, METRICS, TESTED, Representations, stated
 from xalign.tables import MISSING, Grid, number, p_value, with_error
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 NAME = Representations.name
 Key = tuple[str, str, int | str, str]  # language, pooling, layer, metric
 Value = tuple[float | None, float | None]  # with its standard error
+NAMES = {"retrieval@1": "retrieval@1", "retrieval@1_centred": "retrieval@1, centred", "margin": "cosine margin", "cka": "CKA"}
 OF = {"mean": "mean of the tokens", "last": "last token"}
 
 
@@ -116,7 +117,7 @@ def change(pairs: Sequence[tuple[Space, Space]], lang: str, pooling: str, layer:
     if not pairs:
         return None
     test = paired(before, after, clusters, bootstrap=False)
-    tested = metric == METRICS[0]
+    tested = metric in TESTED
     return Change(statistics.fmean(diffs), test.se, test.n, test.p_randomisation if tested else None, test.detectable() if tested else None)
 
 
@@ -161,11 +162,14 @@ def gather(runs: Sequence[FinishedRun]) -> tuple[list[Entry], list[str]]:
         command = repeat_command(runs[0]) if runs else ""
         remedy = f"{command} study={NAME}" if command else f"repeat a run's command with study={NAME}"
         raise XalignError(f"study={NAME}: none of the {len(runs)} run{'s' * (len(runs) != 1)} has it; compute it with: {remedy}")
-    spaces = [space for run in shown for space in found[run.folder].values()]
-    texts = dict.fromkeys(about(space) for space in spaces)
+    texts: dict[str, str] = {}
+    for run in shown:
+        for space in found[run.folder].values():
+            texts.setdefault(about(space), run.folder.name)
     if len(texts) > 1:
-        raise XalignError(f"study={NAME}: these runs show different texts ({'; '.join(texts)}); name runs that show the same ones, or repeat "
-                          "theirs with one set of study.* keys")
+        named = "; ".join(f"{name}: {what}" for what, name in texts.items())
+        raise XalignError(f"study={NAME}: these runs show different texts ({named}); name runs that show the same ones, or repeat theirs "
+                          "with one set of study.* keys")
     rows = [c for c in contenders(shown, ("method",), "lang")[0] if not c.kind or c.kind == UNTRAINED]
     rows = [c for c in rows if not c.kind] or rows  # a trained model brings its own untrained one
     labels, notes = labelled(rows)
@@ -191,11 +195,13 @@ def about(space: Space) -> str:
 
 def signature(space: Space, metric: str, layer: int | str, pooling: str) -> str:
     """How a number came about."""
-    kind = {"retrieval@1": "cosine|both-ways|ties:shared", "margin": "cosine|against:all-other-pairs", "cka": "linear|hsic:unbiased"}[metric]
+    kind = {"margin": "cosine|against:other-pairs", "cka": "linear|hsic:unbiased"}.get(metric, "cosine|both-ways|ties:shared")
     where = f"layers:1-{space.layers},mean" if layer == ALL else f"layer:{space.layers if layer == 'last' else layer}/{space.layers}"
     facts = space.facts
+    start = ",without-start-token" if facts["kind"] == "causal" and pooling == "mean" else ""
     text = f"file:{facts['path']}" if facts["text"] == "files" else facts["text"]
-    return (f"{metric}|{kind}|{where}|tokens:{pooling}{'' if facts['kind'] == 'encoder' else ',start-token-not-counted'}|text:{text}"
+    kind += "|centred:by-language" * metric.endswith("_centred")
+    return (f"{metric.removesuffix('_centred')}|{kind}|{where}|tokens:{pooling}{start}|text:{text}"
             f"|prompt:{'template' if facts['instruction'] else 'none'}|v:1")
 
 
@@ -219,12 +225,11 @@ def table_rows(space: Space) -> list[tuple[str, str, int | str]]:
 def grid(entries: Sequence[Entry], notes: Sequence[str] = ()) -> Grid:
     """A section a language, its rows the systems and their layers."""
     several, trained = len(entries) > 1, any(e.when == "after" for e in entries)
-    names = {"retrieval@1": "retrieval@1", "margin": "cosine margin", "cka": "CKA"}
     space = entries[0].every[0]
     table = Grid(f"Translations in the model's space: {about(space)}", [*["model"] * several, "layer"], left=(0, 1)[:1 + several])
     for metric in METRICS:
-        columns = ["before", "after", "change", *["p"] * (metric == METRICS[0])] if trained else ["value"]
-        table.groups.append((len(table.columns), len(table.columns) + len(columns) - 1, names[metric]))
+        columns = ["before", "after", "change", *["p"] * (metric in TESTED)] if trained else ["value"]
+        table.groups.append((len(table.columns), len(table.columns) + len(columns) - 1, NAMES[metric]))
         table.columns += columns
     tests: list[tuple[int, int, Change]] = []
     for lang in dict.fromkeys(lang for e in entries for lang in e.spaces):
@@ -237,7 +242,7 @@ def grid(entries: Sequence[Entry], notes: Sequence[str] = ()) -> Grid:
                     moved = change(entry.pairs(lang), *key)
                     before, after = (with_error(*average(entry.own(lang, when), *key)) for when in ("before", "after"))
                     cells += [before, after, with_error(moved.diff, moved.se, sign=True) if moved else MISSING] if trained else [before]
-                    if trained and metric == METRICS[0]:
+                    if trained and metric in TESTED:
                         cells.append(MISSING)
                         tests += [(len(table.rows), len(cells) - 1, moved)] if moved and moved.p is not None else []
                 table.rows.append(cells)
@@ -246,13 +251,14 @@ def grid(entries: Sequence[Entry], notes: Sequence[str] = ()) -> Grid:
         if mark and moved.diff:
             table.colours[row, column] = table.colours[row, column - 1] = "green" if moved.diff > 0 else "red"
     seeds = max(len(runs) for e in entries for runs in e.spaces.values())
-    table.notes = [f"n {spread_of(entries)} sentences; ± standard error over {'seeds (of one seed: over sentences)' if seeds > 1 else 'them'}. "
-                   "Layers were chosen beforehand; layer 0 is the embeddings. Vectors are the mean of a text's tokens but where "
-                   "the last token is named.",
+    over = "seeds (of one seed: over sentences)" if seeds > 1 else "them"
+    table.notes = [f"n {spread_of(entries)} sentences; ± standard error over {over}. Layers were chosen beforehand; layer 0 "
+                   "is the embeddings. Vectors are the mean of a text's tokens but where the last token is named.",
                    f"retrieval@1: the translation is the nearest of all by cosine, mean of both directions; chance {number(1 / space.n)}. "
-                   "margin: mean cosine of translations minus that of all other pairs. CKA: linear, unbiased (0 for unrelated vectors)."]
+                   "centred: after each language's mean vector has been subtracted. margin: mean cosine of translations minus that of all "
+                   "other pairs. CKA: linear, unbiased (0 for unrelated vectors)."]
     if tests:
-        table.notes.append(f"p: two-sided paired randomisation over sentences of retrieval@1; {STARS.format(k=len(tests))}.")
+        table.notes.append(f"p: two-sided paired randomisation over sentences; {STARS.format(k=len(tests))}.")
     table.notes += notes
     return table
 
@@ -273,6 +279,6 @@ def layers_csv(entries: Sequence[Entry]) -> str:
             if space.folder not in written:
                 written.add(space.folder)
                 for r in space.records:
-                    writer.writerow((entry.label, space.folder.parents[2].name, space.folder.name, r["lang"], r["pooling"], r["layer"], r["metric"],
-                                     *("" if r[k] is None else r[k] for k in ("value", "se")), r["n"]))
+                    shown = ("" if r[k] is None else r[k] for k in ("lang", "pooling", "layer", "metric", "value", "se", "n"))
+                    writer.writerow((entry.label, space.folder.parents[2].name, space.folder.name, *shown))
     return out.getvalue()

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from xalign.analysis.multiway import KINDS, check_texts, read_texts, texts_stage
 from xalign.analysis.multiway import FEWEST as FEWEST_TEXTS
+from xalign.analysis.multiway import KINDS, check_texts, read_texts, texts_stage
 from xalign.cache import Artifact, Stage
 from xalign.config import ConfigError, choice, within
 from xalign.data.examples import read_jsonl, write_jsonl
@@ -25,16 +25,18 @@ if TYPE_CHECKING:
     from xalign.report.runs import FinishedRun
 
 POOLINGS = ("mean", "last")  # of a text's tokens: their mean, the last one alone
-METRICS = ("retrieval@1", "margin", "cka")
+METRICS = ("retrieval@1", "retrieval@1_centred", "margin", "cka")  # centred: each language's vectors without their mean
+TESTED = METRICS[:2]  # scores of single sentences: tested by paired randomisation
 PLAIN = "cka_plain"  # the biased one, for comparison with papers that print it: in the files only
 ALL = "mean"  # of the layers from 1 on: layer 0 is the table of embeddings
 FILES = ("layers.jsonl", "sentences.jsonl", "points.jsonl")
-ROWS = ((ALL, "mean", ""), ("last", "last", "_last_token"))  # the rows of rows.jsonl: layer, pooling, end of the metric's name
+ROWS = ((ALL, "mean", "", METRICS), ("last", "last", "_last_token", ("retrieval@1", "margin")))  # layer, pooling, end of the name, metrics
 
 
 def stated(layers: int) -> dict[str, int]:
     """The layers that tables and maps show, chosen before anything is measured: name → number."""
-    places = {"first": 1, "quarter": round(layers / 4), "middle": round(layers / 2), "three quarters": round(3 * layers / 4), "last": layers}
+    places = {"first": 1, "quarter": round(layers / 4), "middle": round(layers / 2), "three quarters": round(3 * layers / 4),
+              "last": layers}
     found = {max(number, 1): name for name, number in places.items()}  # of a small model's, the later name stands
     return {name: number for number, name in sorted(found.items())}
 
@@ -88,18 +90,18 @@ class Representations(Study):
                     "instruction": self.instruction}
 
         count = self.sentences or 500
-        return Stage(self.name, 1, params, work, (model, texts), seconds(run, count * len(langs)),
+        return Stage(self.name, 2, params, work, (model, texts), seconds(run, count * len(langs)),
                      f"representations of {'the trained' if when == 'after' else 'the untrained'} model")
 
     def rows(self, run: Run, found: Mapping[str, Artifact]) -> list[dict[str, Any]]:
-        """Each metric over the mean of all layers (mean of the tokens), and of the last layer's last token, where SDRRL looks: chosen
-        beforehand. Rows after training have the paired difference; retrieval@1 has its p and its chance."""
+        """Each metric over the mean of all layers (mean of the tokens), and two of the last layer's last token, where SDRRL looks: chosen
+        beforehand. Rows after training have the paired difference; retrieval has its p and its chance."""
         from xalign.studies.representation_views import Space, change, signature
 
         spaces = {when: Space(artifact.path) for when, artifact in found.items()}
         rows = []
         for lang in _langs(run)[1:]:
-            for (at, pooling, end), metric in ((place, m) for place in ROWS for m in METRICS):
+            for at, pooling, end, metric in ((*place, m) for *place, metrics in ROWS for m in metrics):
                 for when, space in spaces.items():
                     key = lang, pooling, space.layers if at == "last" else at, metric
                     value, se = space.value(*key)
@@ -107,7 +109,7 @@ class Representations(Study):
                            "signature": signature(space, metric, at, pooling), "when": when}
                     if value is None:
                         row["reason"] = "all vectors of one language are the same"
-                    if when == "before" and metric == METRICS[0]:
+                    if when == "before" and metric in TESTED:
                         rows.append({**row, "value": 1 / space.n, "se": None, "when": "baseline:chance"})
                     if when == "after" and (moved := change([(spaces["before"], space)], *key)):
                         row |= {"diff": moved.diff, "diff_se": moved.se, "pairs": moved.n}
@@ -132,7 +134,7 @@ def seconds(run: Run, texts: int) -> float:
     """Estimated cost of `texts` hidden states, and of what is made of them, on two cores."""
     shape = run.backbone.shape()
     weights = 1.35e8 if isinstance(shape, str) else shape.parameters - shape.words
-    return 8 + texts * (0.01 + weights * 2.5e-10)
+    return 8 + texts * (0.01 + weights * 9e-10)
 
 
 def measure(folder: Path, langs: Sequence[str], ids: Sequence[str], vectors: Any, seed: int) -> dict[str, Any]:
@@ -155,7 +157,7 @@ def measure(folder: Path, langs: Sequence[str], ids: Sequence[str], vectors: Any
     for lang in langs:
         own = source if lang == langs[0] else vectors(lang)
         for (kind, layer), parts in maps.items():
-            parts.append(own["last" if kind == "tsne" else "mean"][layer].copy())
+            parts.append(own["last"][layer].copy() if kind == "tsne" else geometry.unit(own["mean"][layer]))
         for pooling in POOLINGS if lang != langs[0] else ():
             found = [_pair(source[pooling][layer], own[pooling][layer]) for layer in range(layers + 1)]
             average = {metric: geometry.mean([f[metric] for f in found[1:]]) for metric in METRICS}
@@ -184,7 +186,8 @@ def _pair(a: np.ndarray, b: np.ndarray) -> dict[str, Measured]:
 
     from xalign.analysis import geometry
 
-    return {"retrieval@1": geometry.retrieval(a, b), "margin": geometry.margin(a, b), "cka": geometry.cka(a, b),
+    return {"retrieval@1": geometry.retrieval(a, b), "retrieval@1_centred": geometry.retrieval(geometry.centred(a), geometry.centred(b)),
+            "margin": geometry.margin(a, b), "cka": geometry.cka(a, b),
             PLAIN: geometry.Measured(geometry.plain_cka(a, b), np.full(len(a), np.nan))}
 
 

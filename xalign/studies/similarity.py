@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,23 +19,25 @@ if TYPE_CHECKING:
 
 LOW, HIGH = 0.01, 0.99  # the law wants γ between 0 and 1
 FILE = "similarity.json"
-READ_SECONDS = 0.06  # a sentence of the laboratory by SmolLM2 or e5-small on one of two cores
+READ_SECONDS = 0.1  # a sentence of the laboratory by SmolLM2 on one of two cores
 
 
 @dataclass(frozen=True)
 class Similarity(Study):
     """Retrieval@1 and cosines of translations between the source and all target languages, and γ to the source.
 
-    x-LLM measures γ by the approach of Pan et al. 2021 (mRASP2) on multi-way translation data (section 2.3, footnote 3): a sentence's
+    x-LLM measures γ by the approach of Pan et al. 2021 (mRASP2) on multi-way translation data (section 3.2, footnote 3): a sentence's
     vector is the mean of its tokens' states, and a language's similarity the share of sentences whose translation is the nearest by
-    cosine. Which layer, texts and direction the paper took it does not say.
+    cosine. Which layer, texts and direction it took it does not say. Our defaults come from SmolLM2: its last layer, which is made to
+    predict the next token, finds translations at chance level, a middle one, with each language's mean taken off, over half of them.
 
     Attributes:
         measure: what γ is: ``retrieval``, the mean of both directions between the source and the language; ``mean_cosine`` of
             translations; or ``constant``.
         constant: γ of every language with that measure.
         text, path, sentences: the texts, see `xalign.analysis.multiway.texts_stage`; all languages get the same, those that all have.
-        layer: 0 is the embeddings' output, -1 the last.
+        layer: 0 is the embeddings' output, -1 the last; ``auto`` is the last of a sentence encoder (head=similarity), of any other
+            backbone the one whose retrieval@1, averaged over the languages, is highest before training, on the same texts.
         pooling: see `xalign.backbones.states.sentence_vectors`.
         centre: subtract the mean of a language's vectors from each of them before any cosine.
     """
@@ -48,9 +50,15 @@ class Similarity(Study):
     text: str = choice("sentences", *KINDS)
     path: str = ""
     sentences: int = within(200, low=0)
-    layer: int = -1
+    layer: Any = "auto"
     pooling: str = choice("mean", "mean", "last")
-    centre: bool = False
+    centre: bool = True
+
+    def check(self, path: str) -> None:
+        """Raise ConfigError for the first value out of range."""
+        super().check(path)
+        if self.layer != "auto" and type(self.layer) is not int:
+            raise ConfigError(f"{path}.layer={self.layer}: must be auto or a whole number: 0 the embeddings, -1 the last layer")
 
     def check_run(self, run: Run) -> None:
         """Raise ConfigError when the languages have no texts, or where it is known that there is no such layer."""
@@ -58,26 +66,32 @@ class Similarity(Study):
         if 0 < self.sentences < 10:
             raise ConfigError(f"study.sentences={self.sentences}: must be at least 10, or 0 for all")
         layers = (run.backbone.config() or {}).get("num_hidden_layers")
-        if layers:
+        if layers and self.layer != "auto":
             _layer(self.layer, layers)
 
     def stages(self, run: Run, weights: Stage, model: Stage | None) -> dict[str, Stage]:
         """What is measured of the untrained and of the trained model; γ itself is made of it afterwards."""
         langs, backbone = _languages(run), run.backbone
         texts = texts_stage(run, langs, self.text, self.path, self.sentences)
+        layer = -1 if self.layer == "auto" and getattr(backbone, "head", "") == "similarity" else self.layer
+        corpus = Path(self.path).expanduser().resolve().name if self.text == "files" else f"lab-{self.text}"
 
         def work(folder: Path, inputs: list[Artifact]) -> Mapping[str, Any]:
             from xalign.backbones.states import open_states
 
-            found = measure(open_states(inputs[0].path, backbone), read_texts(inputs[1]), langs, self.layer, self.pooling, self.centre)
-            corpus = Path(self.path).expanduser().resolve().name if self.text == "files" else f"lab-{self.text}"
+            at = read(inputs[2].path)["layer"] if len(inputs) > 2 else layer
+            found = measure(open_states(inputs[0].path, backbone), read_texts(inputs[1]), langs, at, self.pooling, self.centre)
             write_json(folder / FILE, {**found, "text": corpus})
             return {"texts": found["n"], "languages": len(langs), "layer": found["layer"]}
 
-        params = {"backbone": backbone.params(), "langs": langs, "layer": self.layer, "pooling": self.pooling, "centre": self.centre}
-        seconds = 5 + READ_SECONDS * len(langs) * (self.sentences or 240)
-        return {when: Stage(self.name, 1, params, work, (of, texts), seconds, f"similarity of {len(langs)} languages, {kind} model")
-                for when, of, kind in (("before", weights, "untrained"), ("after", model, "trained")) if of}
+        def stage(model: Stage, kind: str, *more: Stage) -> Stage:
+            seconds = 5 + READ_SECONDS * len(langs) * (self.sentences or 240)
+            return Stage(self.name, 1, params, work, (model, texts, *more), seconds, f"similarity of {len(langs)} languages, {kind} model")
+
+        params = {"backbone": backbone.params(), "langs": langs, "layer": layer, "pooling": self.pooling, "centre": self.centre,
+                  "text": corpus}
+        before = stage(weights, "untrained")
+        return {"before": before, **({"after": stage(model, "trained", *[before] * (layer == "auto"))} if model else {})}
 
     def rows(self, run: Run, found: Mapping[str, Artifact]) -> list[dict[str, Any]]:
         """γ of each target language; of a trained model with the paired test against the untrained one, text by text."""
@@ -100,7 +114,7 @@ class Similarity(Study):
         """(γ of a language to the source language, its standard error over texts) from what `measure` found."""
         if self.measure == "constant":
             return self.constant, None
-        value, se = spread(facts["texts"][lang][self.measure])
+        value, se = mean_se(facts["texts"][lang][self.measure])
         return min(max(value, LOW), HIGH), se
 
     def signature(self, facts: Mapping[str, Any]) -> str:
@@ -117,12 +131,18 @@ class Similarity(Study):
 
         spaces: dict[str, Space] = {}
         for run in runs:
+            base = None
             for when, folder in exported(run, self.name).items():
                 key = json.loads((folder / RECEIPT).read_text(encoding="utf-8"))["key"]  # the untrained model of several runs is one
-                spaces.setdefault(key, Space(run, when, read(folder)))
+                base = spaces.setdefault(key, Space(run, when, read(folder), base))
         if not spaces:
-            raise XalignError(f"study=similarity: none of these {len(runs)} runs measured it; repeat a run's command with study=similarity, or "
+            raise XalignError(f"study=similarity: none of {len(runs)} runs measured it; repeat a run's command with study=similarity, or "
                               "ask a backbone as it is: python -m xalign mode=study study=similarity 'lang=[fin,deu]'")
+        for f in fields(self):
+            asked, used = getattr(self, f.name), {json.dumps(s.run.config.get(f"study.{f.name}")) for s in spaces.values()}
+            if f.name not in ("measure", "constant") and asked != f.default and json.dumps(asked) not in used:
+                raise XalignError(f"study.{f.name}={asked}: these runs were measured with {', '.join(sorted(used))}; repeat their "
+                                  f"commands with study.{f.name}={asked} (afterwards only measure and constant can be chosen)")
         return report(self, list(spaces.values()))
 
 
@@ -151,39 +171,51 @@ def read(folder: Path) -> dict[str, Any]:
         raise XalignError(f"{path}: is missing or damaged; repeat the run's command to write it again") from None
 
 
-def spread(parts: Sequence[float]) -> tuple[float, float]:
+def mean_se(parts: Sequence[float]) -> tuple[float, float]:
     """Mean and its standard error."""
     import numpy as np
 
     return float(np.mean(parts)), float(np.std(parts, ddof=1) / np.sqrt(len(parts)))
 
 
-def measure(backbone: Any, texts: Mapping[str, Sequence[str]], langs: Sequence[str], layer: int = -1, pooling: str = "mean",
-            centre: bool = False) -> dict[str, Any]:
+def measure(backbone: Any, texts: Mapping[str, Sequence[str]], langs: Sequence[str], layer: int | str = "auto", pooling: str = "mean",
+            centre: bool = True) -> dict[str, Any]:
     """Compare the vectors of aligned texts between all languages.
 
     Args:
         texts: language → N texts.
         langs: K languages, the source language first.
+        layer: ``auto``: the one with the highest mean retrieval@1 between the source and the others.
     Returns:
         ``langs``, ``n``, ``layer`` (0 to ``layers``), ``pooling``, ``centre``; the matrices [K, K] ``retrieval`` (row: the language that
         asks, column: the one whose N texts are searched), ``cosine`` of translations, ``random``: of all pairs of texts that are no
-        translations; ``texts``: language → {``retrieval``: both directions' mean, ``mean_cosine``} of each text to the source language.
+        translations; ``texts``: language → {``retrieval``: both directions' mean, ``mean_cosine``} of each text to the source language;
+        with ``auto``, ``by_layer``: that mean of every layer.
     Raises:
         ConfigError: the backbone has no such layer.
     """
+    from xalign.analysis.geometry import retrieval
     from xalign.backbones.states import sentence_vectors
     from xalign.progress import bar
 
-    vectors, layers = {}, 0
+    vectors: dict[str, Any] = {}  # language → [layers kept, N, H]: all of them only where one is yet to be chosen
+    layers, kept, tried = 0, slice(None), {}
     with bar(total=sum(len(texts[lang]) for lang in langs), desc="sentence vectors", unit="text") as progress:
         for lang in langs:
             every = sentence_vectors(backbone, texts[lang], progress=progress.update)[pooling]
             layers = len(every) - 1
-            own = every[_layer(layer, layers)].copy()  # not a view: the other layers' memory goes
-            vectors[lang] = own - own.mean(0) if centre else own
-    return {"langs": list(langs), "layer": _layer(layer, layers), "layers": layers, "pooling": pooling, "centre": centre,
-            **compare(vectors)}
+            if layer != "auto":
+                kept = slice(_layer(layer, layers), _layer(layer, layers) + 1)
+            vectors[lang] = every[kept].copy()
+            if centre:
+                vectors[lang] -= vectors[lang].mean(1, keepdims=True)
+    if layer == "auto":
+        source, *others = vectors.values()
+        found = [sum(retrieval(source[i], other[i]).value for other in others) / len(others) for i in range(layers + 1)]
+        layer, tried = max(range(layers + 1), key=found.__getitem__), {"by_layer": found}
+        vectors = {lang: every[layer:layer + 1] for lang, every in vectors.items()}
+    return {"langs": list(langs), "layer": _layer(layer, layers), "layers": layers, "pooling": pooling, "centre": centre, **tried,
+            **compare({lang: own[0] for lang, own in vectors.items()})}
 
 
 def compare(vectors: Mapping[str, Any]) -> dict[str, Any]:
