@@ -28,8 +28,8 @@ FULL = ["LL", "TL", "LT", "TT", "mt", "comp"]
 OTHER = {"subsets": FULL, "self_distill": True, "code_switch": 0.15}
 
 
-def make(root: Path, right: dict[str, set[int]] | set[int], english: set[int] | None = None, method: str = "sdrrl", langs: tuple[str, ...] = ("fin",),
-         source: str = "eng", seed: int = 0, items: int = ITEMS, chrf: float | None = None, **config) -> Path:
+def make(root: Path, right: dict[str, set[int]] | set[int], english: set[int] | None = None, method: str = "sdrrl",
+         langs: tuple[str, ...] = ("fin",), source: str = "eng", seed: int = 0, items: int = ITEMS, **config) -> Path:
     """A finished run: which of 12 items are right in each target language and in the source language (before: the first three)."""
     folder = root / f"{method}-{'_'.join(langs)}-s{seed}-{len(list(root.glob('*'))):08x}"
     rows, scores = [], {}
@@ -91,7 +91,7 @@ def test_variants_are_called_by_what_they_lack_and_differences_are_paired_exact_
     found = findings(tmp_path)
     grid, lines = found.grids[0], numbers(found)
     right = {"full": full, "without code_switch": {*range(9), 11}, "without self_distill": {0, 1, 2, 10},
-             "without TL, LT": {4, 5, 6, 7, 8, 9}, "only mt, comp": {0, 1}}
+             "without TL and LT": {4, 5, 6, 7, 8, 9}, "only mt and comp": {0, 1}}
     assert labels(found) == ["untrained", *right, "n"]
     ps = {name: exact(len(own - full), len(full - own)) for name, own in right.items() if name != "full"}
     for (name, p), adjusted in zip(ps.items(), holm(list(ps.values())), strict=True):
@@ -100,15 +100,15 @@ def test_variants_are_called_by_what_they_lack_and_differences_are_paired_exact_
         assert float(line["p"]) == pytest.approx(p) and float(line["p_holm"]) == pytest.approx(adjusted)
         got = paired([float(i in full) for i in range(ITEMS)], [float(i in right[name]) for i in range(ITEMS)])
         assert [float(line[k]) for k in ("ci_low", "ci_high")] == pytest.approx([got.ci_low, got.ci_high], abs=0.1)
-    assert ps["only mt, comp"] == 2 / 2**8 and ps["without self_distill"] == pytest.approx(2 * 9 / 2**8)
+    assert ps["only mt and comp"] == 2 / 2**8 and ps["without self_distill"] == pytest.approx(2 * 9 / 2**8)
     row = dict(zip(labels(found), grid.rows, strict=True))
     at = grid.columns.index("choice\naccuracy_pmi\nFinnish")
     assert row["full"][at].startswith(".833 ±") and row["full"][at + 1] == "–" and row["untrained"][at].startswith(".250")
-    assert row["only mt, comp"][at + 1] == "-.667**" and row["without self_distill"][at + 1] == "-.500" and row["n"][at] == "12"
+    assert row["only mt and comp"][at + 1] == "-.667**" and row["without self_distill"][at + 1] == "-.500" and row["n"][at] == "12"
     # parts as ticks, as the papers' tables have them
     assert grid.columns[1:at] == ["LL", "TL", "LT", "TT", "self_distill", "code_switch"]  # mt and comp are in every variant
-    assert row["without TL, LT"][1:at] == ["✓", "", "", "✓", "✓", "✓"] and row["without code_switch"][1:at] == ["✓"] * 5 + [""]
-    assert {e for p in found.plots for e in [p.name]} == {"ablation"} and "without TL, LT: -.333" in found.plots[0].alt
+    assert row["without TL and LT"][1:at] == ["✓", "", "", "✓", "✓", "✓"] and row["without code_switch"][1:at] == ["✓"] * 5 + [""]
+    assert {e for p in found.plots for e in [p.name]} == {"ablation"} and "without TL and LT: -.333" in found.plots[0].alt
 
 
 def test_the_reference_and_the_names_can_be_chosen(tmp_path):
@@ -116,12 +116,13 @@ def test_the_reference_and_the_names_can_be_chosen(tmp_path):
         for direction in ("target", "source") if "mt" in subsets else ("target",):
             make(tmp_path, set(range(3 * len(subsets))), method="coit", subsets=subsets, direction=direction)
     assert labels(findings(tmp_path))[1:-1] == ["full", "without mt", "direction=source", "only D"]  # the first of the two with all parts
-    names = {"only D": "[D]", "without mt": "[D,T]", "full": "[D,T] + mt"}
+    names = {"only D": "[D]", "only T": "[T]", "without mt": "[D,T]", "full": "[D,T] + mt"}
     found = findings(tmp_path, full="method.subsets=[D] method.direction=target", by=["method.subsets", "method.direction"])
-    assert labels(found)[1:-1] == ["only D", "with T", "with T, mt", "with T, mt, direction=source"]
+    assert labels(found)[1:-1] == ["only D", "with T", "with T and mt", "with T and mt direction=source"]
     found = findings(tmp_path, names=names, full="method.subsets=[D,T,mt] method.direction=target")
     assert labels(found)[1:-1] == ["[D,T] + mt", "[D]", "[D,T]", "direction=source"]
     assert numbers(found)["[D]", "target", "fin"]["against"] == "[D,T] + mt"
+    assert any(note.startswith("no run is called only T (study.names)") for note in found.grids[0].notes)
     assert found.grids[0].columns[1:4] == ["T", "mt", "choice\naccuracy_pmi\nFinnish"]
 
 
@@ -130,23 +131,24 @@ def test_gains_over_another_method_by_source_language(tmp_path):
     right = {("sft", "eng"): {0, 1, 2}, ("sdrrl", "eng"): set(range(9)), ("sft", "fra"): {0, 1}, ("sdrrl", "fra"): {0, 1, 2, 3}}
     for (method, source), own in right.items():
         make(tmp_path, own, english=own, method=method, source=source)
-    found = findings(tmp_path, against="sft", names={"sdrrl, from English": "English", "sdrrl, from French": "French"})
+    found = findings(tmp_path, against="sft", names={"sdrrl from English": "English", "sdrrl from French": "French"})
     lines = numbers(found)
-    assert labels(found)[2:-1] == ["sft, from English", "sft, from French", "English", "French"]
+    assert labels(found)[2:-1] == ["sft from English", "sft from French", "English", "French"]
     assert found.grids[0].dim == {0, 1, 2, 3, 6}  # references stand for themselves
-    for name, source, gained in (("English", "eng", 6), ("French", "fra", 2)):
+    for name, gained in (("English", 6), ("French", 2)):
         for role, lang in (("target", "fin"), ("source", "fin")):
             assert float(lines[name, role, lang]["difference"]) == pytest.approx(gained / ITEMS)
             assert float(lines[name, role, lang]["p"]) == pytest.approx(exact(gained, 0))
-            assert lines[name, role, lang]["against"] == f"sft, from {name}"
+            assert lines[name, role, lang]["against"] == f"sft from {name}"
         assert float(lines[name, "target", "fin"]["p_holm"]) == pytest.approx(holm([exact(6, 0), exact(2, 0)])[name == "French"])
     # against one full variant the source language's own scores are of different questions
-    found = findings(tmp_path, full="method=sdrrl source=eng", scores=["choice/accuracy_pmi", "sentences/accuracy_raw"])
-    lines = numbers(found)
-    assert float(lines["sdrrl, from French", "target", "fin"]["difference"]) == pytest.approx(-5 / ITEMS)
-    assert lines["sdrrl, from French", "source", "fin"]["difference"] == "" and "another language" in lines["sdrrl, from French", "source", "fin"]["reason"]
-    asked = [r for r in csv.DictReader(found.files["ablation.csv"].splitlines()) if r["score"] == "target/sentences:src-tgt/accuracy_raw"]
-    assert [r["difference"] != "" for r in asked if r["variant"] == "sdrrl, from French"] == [False]  # fra→fin against eng→fin
+    found = findings(tmp_path, full="method=sdrrl source=eng")
+    french = {role: numbers(found)["sdrrl from French", role, "fin"] for role in ("target", "source")}
+    assert float(french["target"]["difference"]) == pytest.approx(-5 / ITEMS)
+    assert french["source"]["difference"] == "" and "another language" in french["source"]["reason"]
+    translated = findings(tmp_path, full="method=sdrrl source=eng", scores=["sentences/accuracy_raw"])  # fra→fin is not eng→fin
+    assert numbers(translated)["sdrrl from French", "target", "fin"]["difference"] == ""
+    assert numbers(translated)["sft from English", "target", "fin"]["difference"] != ""
     assert any("was asked in another language" in note for note in found.grids[0].notes)
 
 
@@ -171,12 +173,13 @@ LANGS = ("fin", "deu")
 def test_means_over_languages_are_tested_on_the_items_of_all(tmp_path):
     """A model a language, and one for both; a text has the same name in both languages, so its answers are exchanged together."""
     rng = np.random.default_rng(0)
-    right = {kind: {lang: {int(i) for i in np.flatnonzero(rng.random(6) < share)} for lang in LANGS} for kind, share in (("one", .9), ("many", .3))}
+    right = {kind: {lang: {int(i) for i in np.flatnonzero(rng.random(6) < share)} for lang in LANGS}
+             for kind, share in (("one", 0.9), ("many", 0.3))}
     for lang in LANGS:
         make(tmp_path, right["one"], method="muit", langs=(lang,), items=6)
     make(tmp_path, right["many"], method="muit", langs=LANGS, items=6)
     make(tmp_path, {"jpn": {0}}, method="muit", langs=("jpn",), items=6)  # which the other has not
-    found = findings(tmp_path, full="lang=[fin]", names={"one model for Finnish, German": "one for both"})
+    found = findings(tmp_path, full="lang=[fin]", names={"one model for Finnish and German": "one for both"})
     line = numbers(found)["one for both", "target", "mean"]
     changes = [sum((i in right["many"][x]) - (i in right["one"][x]) for x in LANGS) for i in range(6)]
     observed = abs(sum(changes))
@@ -184,14 +187,16 @@ def test_means_over_languages_are_tested_on_the_items_of_all(tmp_path):
     assert observed and float(line["p"]) == pytest.approx(p) and float(line["difference"]) == pytest.approx(sum(changes) / 12)
     assert float(line["value"]) == pytest.approx(fmean(len(right["many"][x]) / 6 for x in LANGS)) and line["n"] == "12"
     for lang in LANGS:
-        one = numbers(found)["one for both", "target", lang]
-        assert float(one["p"]) == pytest.approx(exact(len(right["many"][lang] - right["one"][lang]), len(right["one"][lang] - right["many"][lang])))
+        one, many = right["one"][lang], right["many"][lang]
+        assert float(numbers(found)["one for both", "target", lang]["p"]) == pytest.approx(exact(len(many - one), len(one - many)))
     assert labels(found)[1:-1] == ["one model a language", "one for both"]
     assert any("which all variants have; without jpn" in note for note in found.grids[0].notes)
 
 
-def scored(values, trained: bool = True) -> dict[int, Scored]:
-    return {0: Scored(0, trained, {f"q{i}": [None, f"q{i}", v] if isinstance(v, list) else [v, f"q{i}"] for i, v in enumerate(values)}, None)}
+def scored(values) -> dict[int, Scored]:
+    """One run of seed 0 with these scores or statistics."""
+    examples = {f"q{i}": [None, f"q{i}", v] if isinstance(v, list) else [v, f"q{i}"] for i, v in enumerate(values)}
+    return {0: Scored(0, True, examples, None)}
 
 
 def test_languages_count_the_same_whatever_their_items():
@@ -211,14 +216,10 @@ def test_languages_count_the_same_whatever_their_items():
 def test_main_scores_are_found_and_others_can_be_named(tmp_path):
     make(tmp_path, {0, 1, 2})
     make(tmp_path, {0}, code_switch=0.0)
-    assert found_scores(tmp_path, scores=[]) == ["target/choice/accuracy_pmi", "target/sentences:src-tgt/accuracy_raw", "source/choice/accuracy_pmi"]
-    assert found_scores(tmp_path, scores=["choice/accuracy_pmi"]) == ["target/choice/accuracy_pmi", "source/choice/accuracy_pmi"]
-    assert found_scores(tmp_path, scores=["target/sentences/accuracy_raw"]) == ["target/sentences:src-tgt/accuracy_raw"]
-
-
-def found_scores(root: Path, **settings) -> list[str]:
-    rows = csv.DictReader(findings(root, **settings).files["ablation.csv"].splitlines())
-    return list(dict.fromkeys(r["score"] for r in rows))
+    both, other = ["target/choice/accuracy_pmi", "source/choice/accuracy_pmi"], "target/sentences:src-tgt/accuracy_raw"
+    for asked, there in (([], [both[0], other, both[1]]), (["choice/accuracy_pmi"], both), (["sentences/accuracy_raw"], [other])):
+        rows = csv.DictReader(findings(tmp_path, scores=asked).files["ablation.csv"].splitlines())
+        assert list(dict.fromkeys(r["score"] for r in rows)) == there
 
 
 def test_mistakes_are_one_line(tmp_path, capsys):
@@ -253,6 +254,9 @@ def test_what_cannot_be_compared_is_absent_with_its_reason(tmp_path):
     for path in folder.rglob("per_example_scores.jsonl"):
         path.unlink()
     make(tmp_path, {0, 1, 2}, self_distill=False)
+    few = make(tmp_path, {0, 1}, subsets=["TT", "mt"])  # of its answers q0 has no score
+    path = few / "predictions" / "after" / "fin" / "per_example_scores.jsonl"
+    path.write_text(path.read_text().replace('["q0", "q0", 1.0]', '["q0", "q0", null]'))
     lacks = make(tmp_path, {0}, subsets=["mt"])
     rows = [json.loads(line) for line in (lacks / "rows.jsonl").read_text().splitlines()]
     write_jsonl(lacks / "rows.jsonl", [r | ({"value": None, "reason": "no judge"} if r["when"] == "after" else {}) for r in rows])
@@ -260,6 +264,7 @@ def test_what_cannot_be_compared_is_absent_with_its_reason(tmp_path):
     row = {r[0]: r for r in found.grids[0].rows}
     assert row["without code_switch"][-1] == "–" and row["only mt"][-2:] == ["–", "–"] and row["without self_distill"][-1] == "+.083"
     text = " ".join(found.grids[0].notes)
+    assert row["only TT and mt"][-1] == ".000" and "on those which both have" in text  # 1 of 11 right, both
     assert "there are no per-example scores" in text and "only mt has no target/choice/accuracy_pmi: no judge" in text
     assert "only mt" not in found.plots[0].alt
 
@@ -269,6 +274,7 @@ def test_the_command_needs_no_torch(tmp_path):
     make(tmp_path / "runs", {0}, code_switch=0.0)
     code = ("import sys; from xalign.__main__ import main; code = main(sys.argv[1:]);"
             "assert not {'torch', 'transformers', 'pandas'} & set(sys.modules); sys.exit(code)")
-    done = subprocess.run([sys.executable, "-c", code, "study", "ablation", "runs", "--out", "out"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, "study", "ablation", "runs", "--out", "out"], cwd=tmp_path, capture_output=True,
+                          text=True)
     assert done.returncode == 0 and "without code_switch" in done.stdout, done.stderr
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"tables.md", "ablation.csv", "ablation.png", "ablation.pdf"}

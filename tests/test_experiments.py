@@ -65,8 +65,8 @@ def expand(params: dict[str, str], given: list[str], variants: Sequence[str] = (
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    parser, swept = OverridesParser.create(), [f"{k}={v}" for k, v in params.items()]
-    return [job for text in variants for job in BasicSweeper.split_arguments(parser.parse_overrides([*swept, *text.split(), *given]), None)[0]]
+    listed = [[*(f"{k}={v}" for k, v in params.items()), *text.split(), *given] for text in variants]
+    return [job for texts in listed for job in BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(texts), None)[0]]
 
 
 def plain(config: DictConfig) -> tuple[dict[str, Any], dict[str, str]]:

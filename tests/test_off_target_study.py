@@ -44,9 +44,9 @@ def put_run(root: Path, method: str = "sdrrl", lang: str = "fin", seed: int = 0,
     of = {"run": folder.name, "method": method, "source": "eng", "backbone": "tiny", "seed": seed, "reason": None, "signature": "s"}
     rows = [{**of, "lang": lang, "task": "choice", "metric": "accuracy_pmi", "value": 0.5, "se": 0.1, "n": 9, "when": w}
             for w in ("before", "after")]
-    keys = {"lang": [lang], "seed": seed, "choices": {"method": method, "backbone": "tiny"}, "trainer": {"probe_prompts": 10 * probe}, **config}
+    keys = {"lang": [lang], "seed": seed, "choices": {"method": method, "backbone": "tiny"}, "trainer": {"probe_prompts": 10 * probe}}
     (folder / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    (folder / "config.yaml").write_text(yaml.safe_dump(keys))
+    (folder / "config.yaml").write_text(yaml.safe_dump(keys | config))
     (folder / "run.json").write_text("{}")
     found = found or {lang: FIN, "eng": ENG}
     log, samples = [], []
@@ -60,7 +60,8 @@ def put_run(root: Path, method: str = "sdrrl", lang: str = "fin", seed: int = 0,
                 samples += own
                 for code in found:
                     judged = [r["off_target"] for r in own if r["lang"] == code and r["off_target"] is not None]
-                    log.append({"step": step, "stage": stage, f"off_target_{code}": sum(judged) / len(judged), f"off_target_{code}_n": len(judged)})
+                    name = f"off_target_{code}"
+                    log.append({"step": step, "stage": stage, name: sum(judged) / len(judged), f"{name}_n": len(judged)})
     (folder / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in log if probe or not any("off" in k for k in r)))
     if probe:
         (folder / "samples.jsonl").write_text("".join(json.dumps(r) + "\n" for r in samples))
@@ -105,7 +106,8 @@ def test_the_tables_are_the_samples(tmp_path: Path) -> None:
     assert [(r[2], r[3], r[4], r[6], r[7]) for r in table] == [("0", "0%", "0", "9 of 10", "eng 7, unknown 1"),
         ("5*", "50%", "500", "9 of 10", "eng 4, deu 1"), ("10", "100%", "1,000", "9 of 10", "eng 1")]
     assert len(answers) == 2 and "asked for fin" in answers[0].title
-    assert answers[0].rows[:5] == [["q0"], ["prompt", "", "Prompt 0 asks for fin?"], *([str(step), "eng ✗", SAID["eng"]] for step in (0, 5, 10))]
+    first_asked = [["q0"], ["prompt", "", "Prompt 0 asks for fin?"], *([str(step), "eng ✗", SAID["eng"]] for step in (0, 5, 10))]
+    assert answers[0].rows[:5] == first_asked
     assert answers[0].rows[5:7] == [["q1"], ["prompt", "", "Prompt 1 asks for fin?"]] and len(answers[0].rows) == 3 * 5
     rows = list(csv.DictReader(io.StringIO(found.files["off_target.csv"])))
     assert len(rows) == 6 and {(r["step"], r["lang"]): float(r["off_target"]) for r in rows}["5", "fin"] == 5 / 9
@@ -140,8 +142,8 @@ def test_the_picture_has_the_counts(tmp_path: Path) -> None:
     heights = [[p.get_height() for p in bars] for bars in fin.containers]  # asked, English, German (and in ENG Finnish), other, untold
     assert [sum(column) for column in zip(*heights, strict=True)] == [10, 10, 10]
     assert heights[0] == [1, 4, 8] and heights[1] == [7, 4, 1] and heights[-1] == [1, 1, 1] and heights[-2] == [1, 0, 0]
-    assert {t.get_text() for t in figure.legends[0].get_texts()} == {"the asked language", "English", "Finnish", "German", "another language",
-                                                                     "cannot be told"}
+    names = {"the asked language", "English", "Finnish", "German", "another language", "cannot be told"}
+    assert {t.get_text() for t in figure.legends[0].get_texts()} == names
     assert "8 of 9 judged answers in another language at first, 1 of 9 at last" in figure.alt
     many = Palette.of([Tally("fin", {f"x{i}": 20 - i for i in range(9)} | {"fin": 1})])
     assert many.named == ("x0", "x1", "x2", "x3", "x4", "x5") and many.parts(Tally("fin", {"x8": 3, "und": 2, "x0": 1, "?": 4})) == [
@@ -159,7 +161,7 @@ def test_text_with_markup_stays_text(tmp_path: Path) -> None:
 
 def test_runs_that_recorded_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     silent = put_run(tmp_path, method="cit", probe=False)
-    with pytest.raises(XalignError, match=r"no run answered prompts while it trained; .*method=cit .*trainer\.probe_prompts=20 study=off_target$"):
+    with pytest.raises(XalignError, match=r"no run answered prompts while it trained; .*method=cit .*probe_prompts=20 study=off_target$"):
         OffTargetStudy().findings([silent])
     assert "left out" in " ".join(OffTargetStudy().findings([silent, put_run(tmp_path)]).grids[0].notes)
     nothing = put_run(tmp_path, found={"fin": {step: ["eng", None] for step in (0, 5, 10)}})
@@ -198,7 +200,7 @@ def test_a_whole_run(cache: Path, parallel_files: Path, tmp_path: Path) -> None:
     folder, = (tmp_path / "runs").glob("sft-fin-*/study/off_target")
     assert "Off-target rate over training" in done.stdout and {"tables.md", "off_target.csv", "off_target_languages.png"} <= {
         p.name for p in folder.iterdir()}
-    rows = list(csv.DictReader(open(folder / "off_target.csv", encoding="utf-8")))
+    rows = list(csv.DictReader(io.StringIO((folder / "off_target.csv").read_text(encoding="utf-8"))))
     assert [r["step"] for r in rows if r["lang"] == "eng"] == ["0", "2", "4"] and {r["asked"] for r in rows} == {"2"}
     again = f"import sys; from xalign.__main__ import main; main(['study', 'off_target', {str(folder.parents[1])!r}, 'shown=1']); "
     again += "assert not {'torch', 'transformers'} & set(sys.modules)"

@@ -17,7 +17,7 @@ from conftest import TINY, xalign
 from xalign.compose import complete
 from xalign.config import ConfigError, XalignError
 from xalign.launch import attempt
-from xalign.sweep import Job, Sweep, grid, refuse_useless
+from xalign.sweep import Job, Sweep, combinations, grid, refuse_useless
 
 JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 # the second job trains until it is killed
@@ -65,6 +65,24 @@ def test_a_grid_is_the_product_and_the_last_value_of_a_key_counts():
                      for s in ("seed=0", "seed=1")]
     with pytest.raises(ConfigError, match="trainer.lr=interval"):
         grid(["trainer.lr=interval(0,1)"])
+
+
+def test_variants_are_single_jobs_beside_the_product_and_the_command_line_takes_their_place():
+    sweeper = {"params": {"lang": "fin,jpn"}, "variants": ["method.subsets=[LL,TT]", "method.code_switch=0 seed=7"]}
+    langs = ("lang=fin", "lang=jpn")
+    assert combinations(sweeper, ["backbone=tiny"]) == [
+        *([lang, "method.subsets=[LL,TT]", "backbone=tiny"] for lang in langs),
+        *([lang, "method.code_switch=0", "seed=7", "backbone=tiny"] for lang in langs)]
+    assert combinations(sweeper, ["lang=deu", "seed=1,2"]) == [
+        ["lang=deu", other, f"seed={s}"] for other in ("method.subsets=[LL,TT]", "method.code_switch=0") for s in (1, 2)]
+    # a variant that the command line makes the same as another is one job
+    sweeper = {"variants": ["method.subsets=[mt]", "method.code_switch=0", "method.code_switch=0.1"]}
+    given = "method.code_switch=0.3"
+    assert combinations(sweeper, [given]) == [["method.subsets=[mt]", given], [given]]
+    assert combinations({"params": None}, ["seed=1"]) == [["seed=1"]]
+    for wrong in ("method.code_switch", "a='b", {"method.code_switch": 0}, None, "=1"):
+        with pytest.raises(ConfigError, match="hydra.sweeper.variants: .* is no text of overrides"):
+            combinations({"variants": [wrong]}, [])
 
 
 def test_a_value_that_no_job_can_use_stops_the_sweep_and_a_combination_does_not():
@@ -156,6 +174,23 @@ def test_an_experiment_brings_its_sweep_and_the_command_line_wins(tmp_path, tiny
     assert "4 jobs: " in done.stdout and "method=ml_dft lang=jpn" in done.stdout and "sft-fin-tiny-s7-" in done.stdout, done.stderr
     done = xalign(*argv, "lang=jpn", "seed=1", cwd=tmp_path)
     assert "2 jobs: " in done.stdout and "sft-jpn-tiny-s1-" in done.stdout, done.stderr
+
+
+def test_an_experiment_lists_variants_and_one_that_cannot_run_stops_it(tmp_path, tiny):
+    (tmp_path / "conf" / "experiments").mkdir(parents=True)
+    experiment = tmp_path / "conf" / "experiments" / "mine.yaml"
+    text = ("# @package _global_\n# one part at a time\ndefaults:\n  - override /method: sdrrl\n  - override /hydra/sweeper: variants\n"
+            "lang: fin\nhydra: {sweeper: {variants: "
+            "['method.subsets=[LL,mt]', method.self_distill=false, 'method.code_switch=0 seed=3']}}\n")
+    experiment.write_text(text, encoding="utf-8")
+    argv = ["-m", "--config-dir", "conf", "experiment=mine", "plan=true", *tiny]
+    done = xalign(*argv, cwd=tmp_path)
+    folders = re.findall(r"sdrrl-fin-tiny-s(\d)-[0-9a-f]{8}", done.stdout)
+    assert "3 jobs: " in done.stdout and folders == ["0", "0", "3"] and "method.self_distill=False" in done.stdout, done.stderr
+    assert "seed=3" in done.stdout and "trainer" not in done.stdout  # a job's name is what not all have
+    experiment.write_text(text.replace("self_distill=false", "code_switch=7"), encoding="utf-8")
+    done = xalign(*argv, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "method.code_switch=7" in done.stderr and not done.stdout, done.stderr
 
 
 def test_a_killed_job_of_several_at_once_does_not_stop_the_others(tmp_path, endless, tiny):

@@ -122,6 +122,11 @@ def _check(published: Mapping[int, Optimum], spare: Mapping[str, Sequence[bool]]
             if y <= x and (more[i] or more[i + 1]):
                 raise XalignError(f"{lang}: has {x:,} rows of {k:,} and {y:,} of {after:,}; by a scaling law the larger budget gives "
                                   "it more, up to what there is (most)")
+    scores = [(k, published[k].score) for k in budgets if published[k].score is not None]
+    for (k, low), (after, high) in zip(scores, scores[1:], strict=False):
+        if not low < high:  # type: ignore[operator]
+            raise XalignError(f"the mean score is {low:g} at {k:,} and {high:g} at {after:,}; by scaling laws a larger budget's optimum "
+                              "scores higher, leave the scores out")
     if not any(sum(more) > 1 for more in spare.values()):
         raise XalignError("no language has rows to spare at two budgets, which says nothing about exponents; give smaller budgets")
 

@@ -7,6 +7,7 @@ the languages have alpha and beta in common, and their given gammas set them apa
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -149,8 +150,10 @@ def _least_squares(u: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return factor, beta, (rest**2).sum(1)
 
 
-def item_errors(metric: str, examples: Sequence[Examples], resamples: int, seed: int = 0) -> np.ndarray | None:
+def item_errors(metric: str, examples: Sequence[Examples], resamples: int) -> np.ndarray | None:
     """What other test items would have changed in each run's score, by the bootstrap: the same items are drawn for all runs.
+
+    The items decide the draws: those of two languages with the same source sentences go together, those of others are independent.
 
     Args:
         metric: its name in rows.jsonl; examples: one entry a run, id → [value, cluster(, statistics)].
@@ -159,9 +162,10 @@ def item_errors(metric: str, examples: Sequence[Examples], resamples: int, seed:
     """
     summed = are_summed(examples)
     ids = [i for i in examples[0] if all(i in e and (summed or e[i][0] is not None) for e in examples)]
-    groups = {c: k for k, c in enumerate(dict.fromkeys(examples[0][i][1] for i in ids))}
+    groups = {c: k for k, c in enumerate(sorted({examples[0][i][1] for i in ids}))}
     if len(groups) < 2:
         return None
+    seed = zlib.crc32("\n".join(groups).encode())
     drawn = np.random.default_rng(seed).multinomial(len(groups), np.full(len(groups), 1 / len(groups)), resamples)
     value = rows_value(metric) if summed else lambda sums: sums[..., 0] / sums[..., 1]
     scores = []

@@ -42,8 +42,8 @@ class Ablation(Study):
         for text in self.scores:
             parts = text.split("/")
             if len(parts) not in (2, 3) or not all(parts) or len(parts) == 3 and parts[0] not in ("target", "source"):
-                raise ConfigError(f"{path}.scores: '{text}' is no score; write task/metric, target/task/metric or source/task/metric, as in "
-                                  "target/choice/accuracy_pmi")
+                raise ConfigError(f"{path}.scores: '{text}' is no score; write task/metric, as in choice/accuracy_pmi, with target/ or "
+                                  "source/ before it for one of the two")
         for key in self.by:
             if key == "seed":
                 raise ConfigError(f"{path}.by=seed: runs of several seeds are averaged, they are no variants; leave it out")
@@ -55,12 +55,14 @@ class Ablation(Study):
 
         variants, keys = variants_of(runs, self.by)
         full = fullest(variants, keys, _settings(self.full, "study.full"))
-        label_all(variants, keys, full, self.against != "full", self.names)
+        idle = label_all(variants, keys, full, self.against != "full", self.names)
         references = self._references(variants, keys, full)
         variants = ordered(variants, list(references.values()), full, self.names)
         reference_rows = untrained_of([r for v in variants for r in v.runs])
         panels = [panel_of(score, variants, references, reference_rows) for score in self._scores(variants)]
         grid = _grid(panels, variants, references, parts_of(variants, keys), reference_rows)
+        if idle:
+            grid.notes.append(f"no run is called {', '.join(idle)} (study.names): not there yet, or called otherwise.")
         try:
             plots = [effects_plot(panels, variants, references)]
         except NotDrawn as e:
@@ -80,11 +82,12 @@ class Ablation(Study):
         out = {}
         for v in variants:
             fit = [u for u in variants if u.runs[0].method == self.against and all(u.facts[k] == v.facts[k] for k in alike)]
-            if v.runs[0].method != self.against and len(fit) > 1:
-                raise XalignError(f"study.against={self.against}: {v.label} could be compared with {' or '.join(u.label for u in fit)}; give "
-                                  "the runs of one of them")
-            if v.runs[0].method != self.against and fit:
-                out[v.label] = fit[0]
+            if v.runs[0].method == self.against or not fit:
+                continue
+            if len(fit) > 1:
+                raise XalignError(f"study.against={self.against}: {v.label} could be compared with {' or '.join(u.label for u in fit)}; "
+                                  "give the runs of one of them")
+            out[v.label] = fit[0]
         return out
 
     def _scores(self, variants: Sequence[Variant]) -> list[Score]:
@@ -96,9 +99,11 @@ class Ablation(Study):
                     score = Score(r["lang"] == m.run.source, *(as_roles(r[k], m.run.source, m.lang) for k in ("task", "metric")))
                     found[score] = max(found.get(score, 0.0), abs(r["value"]))
         if not self.scores:
-            main = [s for s, most in found.items() if is_key(s.metric) and not s.lower and most]
-            chosen = [next((s for s in same if s.metric.endswith("_pmi")), same[0])
-                      for key in dict.fromkeys((s.of_source, s.task) for s in main) for same in [[s for s in main if (s.of_source, s.task) == key]]]
+            main: dict[tuple[bool, str], Score] = {}
+            for s in (s for s, most in found.items() if is_key(s.metric) and not s.lower and most):
+                if s.metric.endswith("_pmi") or (s.of_source, s.task) not in main:
+                    main[s.of_source, s.task] = s
+            chosen = list(main.values())
             if not chosen:
                 raise XalignError(f"none of these runs has a main score; study.scores names others, such as {_listed(found)}")
         else:
@@ -185,13 +190,17 @@ def _notes(panels: Sequence[Panel], variants: Sequence[Variant], references: Map
     whom = list(dict.fromkeys(v.label for v in references.values()))
     if tests:
         k = str(tests[0]) if len(tests) == 1 else f"{tests[0]} to {tests[-1]}"
-        to = whom[0] if len(whom) == 1 else "the variant with the same settings and method " + next(iter(references.values())).runs[0].method
+        to = whom[0] if len(whom) == 1 else f"the same settings with {next(iter(references.values())).runs[0].method}"
         out.append(f"Differences to {to} on the same items: * p<.05, ** also after Holm's correction over the {k} variant"
                    f"{'s' * (k != '1')} of a score; two-sided paired randomisation test" + (", the seeds as given." if many else "."))
     if ticks:
         out.append("✓: the part is in the configuration.")
     several = list(dict.fromkeys(" ".join(panel.langs) for panel in panels if len(panel.langs) > 1))
     out += [f"Means over the languages {langs}, each counting the same." for langs in several]
+    uneven = [panel.title for panel in panels for e in panel.effects.values() if e.uneven]
+    if uneven:
+        out.append(f"{', '.join(dict.fromkeys(uneven))}: the variants have no score for some items; a difference is that on those which "
+                   "both have.")
     out += lower_note(panel.score.metric for panel in panels)
     reasons: dict[str, dict[str, None]] = {}
     for panel in panels:
@@ -214,8 +223,8 @@ def _csv(panels: Sequence[Panel], variants: Sequence[Variant], keys: Sequence[st
     """Unrounded, one line a variant, score and language, and one for the mean over them."""
     text = io.StringIO()
     out = csv.writer(text, lineterminator="\n")
-    out.writerow(["variant", *keys, "score", "lang", "value", "se", "n", "seeds", "against", "difference", "se_difference", "ci_low", "ci_high",
-                  "p", "p_holm", "reason", "runs"])
+    out.writerow(["variant", *keys, "score", "lang", "value", "se", "n", "seeds", "against", "difference", "se_difference", "ci_low",
+                  "ci_high", "p", "p_holm", "reason", "runs"])
     for panel in panels:
         for v in (v for v in variants if v.label in panel.effects):
             effect = panel.effects[v.label]
@@ -224,8 +233,8 @@ def _csv(panels: Sequence[Panel], variants: Sequence[Variant], keys: Sequence[st
                     continue
                 got = effect.tests[lang].result if lang in effect.tests else None
                 tested = [got.diff, got.se, got.ci_low, got.ci_high, got.p_randomisation] if got else [""] * 5
-                whole = lang == MEAN or len(effect.cell) == 2
-                runs = dict.fromkeys(m.run.name for own in ([effect.runs[lang]] if lang in effect.runs else effect.runs.values()) for m, _ in own)
-                out.writerow([v.label, *v.facts.values(), panel.score.name, lang, cell.value, cell.se, cell.n, " ".join(map(str, cell.seeds)),
-                              effect.against, *tested, effect.adjusted if whole else "", effect.reason, " ".join(runs)])
+                adjusted = effect.adjusted if lang == MEAN or len(effect.cell) == 2 else ""
+                runs = dict.fromkeys(m.run.name for x in ([lang] if lang != MEAN else effect.runs) for m, _ in effect.runs[x])
+                out.writerow([v.label, *v.facts.values(), panel.score.name, lang, cell.value, cell.se, cell.n,
+                              " ".join(map(str, cell.seeds)), effect.against, *tested, adjusted, effect.reason, " ".join(runs)])
     return text.getvalue()

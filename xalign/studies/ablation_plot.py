@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from xalign.studies.variants import Variant
 from xalign.tables import number
 
 A_ROW = 4  # panels side by side
+LONGEST = 32  # letters of a variant's name on one line
 BETTER, WORSE = COLOURS[0], COLOURS[1]
 
 
@@ -31,8 +33,10 @@ def effects_plot(panels: Sequence[Panel], variants: Sequence[Variant], reference
         raise NotDrawn("no variant could be compared with its reference")
     rows = math.ceil(len(drawn) / A_ROW)
     columns = math.ceil(len(drawn) / rows)
-    wide = min(2.3, 0.2 + 0.062 * max(map(len, labels)))
-    figure = new_plot("ablation", min(WIDTH, wide + 0.3 + 2.0 * columns), 1.05 + rows * (0.62 + 0.21 * len(labels)))
+    shown = [textwrap.fill(label, LONGEST) for label in labels]
+    wide = 0.2 + 0.062 * max(len(line) for text in shown for line in text.split("\n"))
+    tall = 0.09 + 0.12 * max(text.count("\n") + 1 for text in shown)
+    figure = new_plot("ablation", min(WIDTH, wide + 0.3 + 2.0 * columns), 1.05 + rows * (0.62 + tall * len(labels)))
     axes = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
     whom = list(dict.fromkeys(v.label for v in references.values()))
     alt = []
@@ -57,15 +61,16 @@ def effects_plot(panels: Sequence[Panel], variants: Sequence[Variant], reference
         axis.grid(axis="x")
         axis.tick_params(axis="y", length=0)
         axis.spines["left"].set_visible(False)
-        axis.set(yticks=range(len(labels)), yticklabels=labels, ylim=(len(labels) - 0.5, -0.5))
+        axis.set(yticks=range(len(labels)), yticklabels=shown, ylim=(len(labels) - 0.5, -0.5))
     for axis in axes[len(drawn):]:
         axis.remove()
     effects = [e for p in drawn for e in p.effects.values() if _result(e)]
     legend_above(figure, *_legend(drawn))
-    to = whom[0] if len(whom) == 1 else f"the same with {next(iter(references.values())).runs[0].method}"
-    text = (f"Lines: 95 % bootstrap intervals; n {_span(effects)} items a score"
-            + (f", mean over {len(drawn[0].langs)} languages" if len(drawn[0].langs) > 1 else "") + ". p: paired randomisation test, Holm's "
-            "correction over the variants of a score. Shares, but BLEU, chrF and ROUGE 0–100.")
+    to = whom[0] if len(whom) == 1 else f"the same settings with {next(iter(references.values())).runs[0].method}"
+    text = f"Lines: 95 % bootstrap intervals; n {_span(effects)} items a score"
+    text += f", mean over {len(drawn[0].langs)} languages" * (len(drawn[0].langs) > 1)
+    text += ". p: paired randomisation test, Holm's correction over the variants of a score."
+    text += " Shares; BLEU, chrF and ROUGE 0–100." if any(percent(p.score.metric) for p in drawn) else " Shares."
     describe(figure, f"Difference to {to}.", text, f"Difference to {to}. " + "; ".join(alt))
     return figure
 

@@ -74,6 +74,12 @@ def language_of(record: Record) -> str:
     return (record["detected"] or OTHER) if record["off_target"] else record["lang"]
 
 
+def shown_language(record: Record) -> str:
+    """`language_of` in a table: ``fin``, ``eng ✗``, ``unknown ✗``, ``?``."""
+    code = language_of(record)
+    return f"{'unknown' if code == OTHER else code}{' ✗' if record['off_target'] else ''}"
+
+
 def read_answers(path: Path) -> list[Record]:
     """The records of a file of answers.
 
@@ -122,6 +128,15 @@ def rate(t: Tally) -> str:
     return f"{number(t.share)} [{number(low)}, {number(high)}]"
 
 
+def language_name(code: str) -> str:
+    """``Finnish`` for ``fin``, ``Corsican`` for CLD3's ``co``."""
+    from babel import Locale
+
+    from xalign.languages import LANGUAGES
+
+    return LANGUAGES[code].name if code in LANGUAGES else Locale("en").languages.get(code.split("-")[0], code)
+
+
 @dataclass(frozen=True)
 class Palette:
     """The parts of a stacked bar, one colour each over all bars of a picture.
@@ -148,10 +163,10 @@ class Palette:
     @property
     def styles(self) -> list[tuple[str, dict[str, Any]]]:
         """(legend, style) of each part."""
-        from xalign.report.drawing import COLOURS, language
+        from xalign.report.drawing import COLOURS
 
         colours = [COLOURS[0], *COLOURS[1:1 + NAMED]]
-        names = ["the asked language", *(language(code) for code in self.named)]
+        names = ["the asked language", *map(language_name, self.named)]
         styles = [(name, {"facecolor": colour}) for name, colour in zip(names, colours, strict=False)]
         return [*styles, ("another language", {"facecolor": "#999999"}),
                 ("cannot be told", {"facecolor": "white", "edgecolor": "#999999", "lw": 0.5})]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from xalign.cache import Artifact, Stage
 from xalign.config import ConfigError, XalignError, within
 from xalign.data.examples import read_jsonl, write_jsonl
+from xalign.languages import LANGUAGES
 from xalign.studies.answers import changed, cut
 from xalign.studies.base import Findings, Study, exported
 from xalign.studies.cases_view import FILE, answers_grid, languages_plot, rates_grid, sections_of, side_by_side, unique
@@ -86,11 +87,12 @@ class CasesStudy(Study):
 
         there = [r for r in runs if any((path / FILE).is_file() for path in exported(r, self.name).values())]
         lacking = [r for r in runs if r not in there]
+        causal = [r for r in lacking if "backbone.head" not in r.config]  # encoders have one, and write nothing
+        how = next(filter(None, map(repeat_command, causal)), "")
+        how = f"; {'make them with' if len(causal) == 1 else 'e.g.'}: {how} study=cases" if how else "; add study=cases to a run's command"
         if not there:
-            how = next(filter(None, map(repeat_command, runs)), "")
-            how = f"; make them with: {how} study=cases" if how else "; add study=cases to a run's command"
             raise XalignError(f"no run has answers to the prompts of a case study{how}")
-        notes = [f"left out, without answers: {cut(', '.join(r.name for r in lacking), 200)}; add study=cases to the run's command."]
+        notes = [f"left out, without answers: {cut(', '.join(r.name for r in lacking), 200)}{how if causal else ''}"]
         sections = sections_of(there)
         beside = [grid for section in sections for grid in side_by_side(section)]
         return Findings([rates_grid(sections, notes if lacking else []), *(answers_grid(s) for s in sections)], [languages_plot(sections)],
@@ -139,26 +141,29 @@ def answered(run: Run, study: CasesStudy, prompts: Sequence[Prompt], model: Stag
         return {"answers": len(records), "off target": sum(r["off_target"] or 0 for r in records)}
 
     params = {"prompts": asked, "max_new_tokens": limit, "backbone": backbone.params(), **({"frame": frame.params()} if frame else {})}
-    seconds = 3 + 0.01 * limit * len(prompts)
+    seconds = 3 + 0.02 * limit * len(prompts)
     answers = Stage("case_answers", 1, params, answer, (model,), seconds, f"answers of the cases, {when} model", resumable=True)
-    return Stage("cases", 1, {"prompts": asked, "off_target": OffTarget().signature, "max_new_tokens": limit}, judge, (answers,), 1,
+    return Stage("cases", 1, {"prompts": asked, "judged": OffTarget().signature, "limit": limit}, judge, (answers,), 1,
                  f"languages of the cases, {when} model")
 
 
 def judged_language(answer: str, lang: str) -> tuple[float | None, str | None]:
-    """(1 if the answer is not in `lang`, 0 if it is, None if nobody can tell; its language, ``und`` for one that has no name here)."""
-    from xalign.langid import guess
+    """(1 if the answer is not in `lang`, 0 if it is, None if nobody can tell; its language, ``und`` where that cannot be named)."""
+    from xalign.langid import guess, script_share
     from xalign.metrics.offtarget import OffTarget
 
     wrong = OffTarget().per_example([answer], [lang])[0]
-    found = None if wrong is None else guess(answer) if wrong else lang
-    return wrong, "und" if wrong and found == lang else found  # CLD3 read the few letters of that script
+    if not wrong:
+        return wrong, None if wrong is None else lang
+    found = guess(answer)  # of a text that is in no language, CLD3 names one of another script
+    named = found != lang and (found not in LANGUAGES or (script_share(answer, found) or 0) >= 0.5)
+    return wrong, found if named else "und"
 
 
 def check_room(backbone: Any, prompts: Sequence[Prompt], texts: Sequence[str], limit: int) -> None:
     """Raise XalignError for a prompt that the model cannot read as a whole beside an answer of `limit` tokens."""
     for prompt, ids in zip(prompts, backbone.encode_prompts(texts), strict=True):
-        if len(ids) > backbone.max_length - limit:
+        if len(ids) > backbone.max_length:
             raise XalignError(f"{prompt.where}: id={prompt.id}: has {len(ids):,} tokens with the template, and the model reads "
                               f"{backbone.max_length:,}, answer of study.max_new_tokens={limit} included; shorten it, lower "
                               "study.max_new_tokens, or raise backbone.max_length where the model can read more")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from xalign.languages import LANGUAGES
-from xalign.studies.answers import Palette, Record, Tally, changed, cut, language_of, rate, read_answers, tally
+from xalign.studies.answers import Palette, Record, Tally, changed, cut, rate, read_answers, shown_language, tally
 from xalign.studies.base import exported
 from xalign.tables import MISSING, Grid, number, p_value
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FILE = "cases.jsonl"
 ROWS = 60  # bars of the picture
-LONG = 4000  # characters of an answer in cases.md
+SHORT, LONG = 160, 4000  # characters of an answer in the printed table, in cases.md
 
 
 def unique(lang: str, code: str) -> str:
@@ -112,7 +112,7 @@ def rates_grid(sections: Sequence[Section], notes: Sequence[str]) -> Grid:
                   "Three-letter codes are ours, two-letter ones CLD3's.",
                   "against untrained: the prompts judged both times; p by the paired randomisation test (McNemar's exact one where few "
                   "answers change).", *([STARS.format(k=sum(t is not None for t in tests))] if any(marks) else []),
-                  f"signature off_target|{OffTarget().signature}, greedy answers.", *notes]
+                  f"signature off_target|{OffTarget().signature}, greedy answers. Only the language is judged, not what is said.", *notes]
     return grid
 
 
@@ -121,10 +121,10 @@ def said(record: Record | None, longest: int) -> tuple[str, str]:
     if record is None:
         return MISSING, MISSING
     open_end = record.get("tokens", 0) >= record.get("limit", math.inf)
-    return f"{language_of(record)}{' ✗' if record['off_target'] else ''}", cut(record["answer"], longest) + " …" * open_end
+    return shown_language(record), cut(record["answer"], longest) + " …" * open_end
 
 
-LEGEND = "✗: not in the asked language; ?: cannot be told; …: as long as study.max_new_tokens allows."
+LEGEND = "✗: not in the asked language; ?: cannot be told; …: as long as study.max_new_tokens allows; ⏎: a new line."
 
 
 def answers_grid(section: Section) -> Grid:
@@ -136,7 +136,7 @@ def answers_grid(section: Section) -> Grid:
             record = model.answer(asked)
             if record and record["off_target"]:
                 grid.colours[len(grid.rows), 1] = "red"
-            grid.rows.append([model.label, *said(record, 280)])
+            grid.rows.append([model.label, *said(record, SHORT)])
     grid.notes = [LEGEND, *seeds(section)]
     return grid
 
@@ -172,7 +172,7 @@ def languages_plot(sections: Sequence[Section]) -> Plot:
         heads: list[tuple[float, str]] = []
         for i, (section, lang, _, _) in enumerate(drawn):
             if not i or (section, lang) != drawn[i - 1][:2]:
-                y += 1.1 if i else 0.0
+                y += 0.5 if i else 0.0
                 text = f"asked in {language(lang)}" + ("" if len(sections) == 1 else f", trained for {section.name}")
                 heads.append((y, text))
                 y += 0.85
@@ -186,8 +186,8 @@ def languages_plot(sections: Sequence[Section]) -> Plot:
         for place, t in zip(places, counts, strict=True):
             if t.share is not None and t.interval is not None:
                 low, high = t.interval
-                right.errorbar(t.share, place, xerr=[[t.share - low], [high - t.share]], fmt="o", ms=3.5, color=COLOURS[0], elinewidth=0.9,
-                               capsize=2)
+                error = [[max(t.share - low, 0)], [max(high - t.share, 0)]]
+                right.errorbar(t.share, place, xerr=error, fmt="o", ms=3.5, color=COLOURS[0], elinewidth=0.9, capsize=2)
             right.text(1.08, place, f"{t.wrong} of {t.judged}" if t.judged else "none judged", fontsize=6.5, va="center", clip_on=False)
         left.set_yticks(places, [m.label for _, _, m, _ in drawn])
         for at, text in heads:

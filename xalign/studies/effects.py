@@ -63,6 +63,11 @@ class Effect:
         return self.outcome.result.p_randomisation if self.outcome and self.outcome.result else None
 
     @property
+    def uneven(self) -> bool:
+        """True if the two were not scored on the same items, as where answers without words have no language."""
+        return any(o.result is not None and o.result.n < o.total for o in self.tests.values())
+
+    @property
     def mark(self) -> str:
         return "" if self.p is None or self.adjusted is None else "**" if self.adjusted < ALPHA else "*" if self.p < ALPHA else ""
 

@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from xalign.config import ConfigError, XalignError, within
-from xalign.studies.answers import Palette, Record, Tally, changed, cut, language_of, rate, read_answers, tally
+from xalign.studies.answers import Palette, Record, Tally, changed, cut, rate, read_answers, shown_language, tally
 from xalign.studies.base import Findings, Study
 from xalign.tables import MISSING, Grid, number, p_value
 
@@ -229,7 +229,7 @@ def answers_grid(course: Course, shown: int) -> Grid:
             for r in (r for r in course.at[step][run] if r["id"] == asked["id"]):
                 if r["off_target"]:
                     grid.colours[len(grid.rows), 1] = "red"
-                grid.rows.append([str(step), f"{language_of(r)}{' ✗' if r['off_target'] else ''}", cut(r["answer"])])
+                grid.rows.append([str(step), shown_language(r), cut(r["answer"])])
     return grid
 
 

@@ -110,6 +110,7 @@ def curves(entries: Sequence[Entry]) -> Plot:
     lines, what = _lines(entries)
     space, deep = entries[0].every[0], {c.layers for c in lines}
     figure = new_plot("layers", WIDTH, 4.2)
+    figure.get_layout_engine().set(rect=(0, 0, 0.995, 1))  # the last tick's label hangs over
     axes = figure.subplots(len(POOLINGS), len(METRICS), squeeze=False, sharex=True)
     for row, pooling in zip(axes, POOLINGS, strict=True):
         for axis, metric in zip(row, METRICS, strict=True):
@@ -130,7 +131,7 @@ def curves(entries: Sequence[Entry]) -> Plot:
         row[0].set_ylabel(OF[pooling])
     handles = [Line2D([], [], color=c.colour, ls=c.style, lw=1.3) for c in lines]
     legend_above(figure, handles, [c.label for c in lines])
-    text = (f"{what}{about(space)}. Layer 0: embeddings. Bands: 95 % (1.96 x s.e.). Dotted: chance (1/{space.n}) or 0, unrelated vectors. "
+    text = (f"{what}{about(space)}. Layer 0: embeddings. Bands: 95\u00a0% (1.96 x s.e.). Dotted: chance (1/{space.n}) or 0, unrelated vectors. "
             "Centred: after each language's mean vector has been subtracted. CKA: linear, unbiased.")
     alt = [f"{c.label}: " + ", ".join(f"{NAMES[m]} {number(c.at('mean', layer, m)[0])}" for m in METRICS) for c in lines
            for layer in [round(c.layers / 2)]]
@@ -149,7 +150,7 @@ def _near(space: Space, pooling: str, layer: int) -> str:
 
 
 def _map(axis: Any, space: Space, kind: str, layer: int, draw: int, size: float) -> None:
-    """One map: a point a sentence and language, a line from each to its original."""
+    """One map: a point a sentence and language, a line from each to its original, whose point is larger so that none hides it."""
     places = space.points[kind, layer]
     source, *others = space.langs
     ids = space.ids[:draw]
@@ -157,14 +158,14 @@ def _map(axis: Any, space: Space, kind: str, layer: int, draw: int, size: float)
     axis.add_collection(LineCollection(joins, colors="#777777", linewidths=0.45, alpha=0.45, zorder=1))
     for k, lang in enumerate(space.langs):
         xs, ys = zip(*(places[lang][i] for i in ids), strict=True)
-        axis.scatter(xs, ys, s=size, color=COLOURS[k % len(COLOURS)], marker=MARKERS[k % len(MARKERS)], lw=0.3, edgecolor="white", zorder=2)
+        axis.scatter(xs, ys, s=size if k else 2.4 * size, color=COLOURS[k % len(COLOURS)], marker=MARKERS[k % len(MARKERS)], lw=0.3, edgecolor="white", zorder=2)
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(True)
     axis.spines[:].set_color("#bbbbbb")
 
 
 def _legend(figure: Plot, langs: Sequence[str]) -> None:
-    handles = [Line2D([], [], color=COLOURS[k % len(COLOURS)], marker=MARKERS[k % len(MARKERS)], ls="", ms=4) for k in range(len(langs))]
+    handles = [Line2D([], [], color=COLOURS[k % len(COLOURS)], marker=MARKERS[k % len(MARKERS)], ls="", ms=4 if k else 6) for k in range(len(langs))]
     legend_above(figure, [*handles, Line2D([], [], color="#777777", lw=0.7, alpha=0.6)], [*map(language, langs), "joins translations"])
 
 

@@ -84,16 +84,16 @@ class Scaling(Study):
 
         task, metric = self.scored(runs)
         series, notes = gather(runs, task, metric)
-        fitted, why = self.fitted(series, metric)
+        fitted, without = self.fitted(series, metric)
         if not fitted:
-            raise XalignError(f"study=scaling: {why[0] if why else 'no run was trained on translation rows; ' + SWEEP}"
-                              f"{f' (and {len(why) - 1} more like it)' if len(why) > 1 else ''}")
-        notes += [f"Left out: {text}" for text in why] + name_systems(fitted)
+            first = next(iter(without.values()), f"no run was trained on translation rows; {SWEEP}")
+            raise XalignError(f"study=scaling: {first}" + f" (and {len(without) - 1} more without a law)" * (len(without) > 1))
+        notes += [f"Left out, no law goes through so few amounts of data: {', '.join(without)}."] * bool(without) + name_systems(fitted)
         grids = [laws_grid(fitted, task, metric, self, notes), points_grid(fitted, task, metric)]
         return Findings(grids, [draw(fitted, task, metric, self)], files(fitted, task, metric))
 
-    def fitted(self, series: Sequence[Series], metric: str) -> tuple[list[Series], list[str]]:
-        """(the series with their fits, why others have none)."""
+    def fitted(self, series: Sequence[Series], metric: str) -> tuple[list[Series], dict[str, str]]:
+        """(the series with their fits, those without one → why)."""
         import numpy as np
 
         from xalign.analysis.scaling import fit
@@ -103,19 +103,19 @@ class Scaling(Study):
         for s in series:
             s.gamma = gammas[s.lang]
             groups.setdefault((s.system, s.lang if self.mode == "per_language" else ""), []).append(s)
-        kept, why = [], []
+        kept, without = [], {}
         for group in groups.values():
             points = [(s.gamma * p.rows, p.score) for s in group for p in s.points]
             name = f"{group[0].points[0].run.method} {', '.join(s.lang for s in group)}"
             try:
                 found = fit(points, np.hstack([s.errors(metric, self.resamples) for s in group]), self.resamples, name=name)
             except XalignError as e:
-                why.append(str(e))
+                without[f"{name} ({', '.join(f'{p.rows:,.0f}' for s in group for p in s.points)})"] = str(e)
                 continue
             for s in group:
                 s.fit = found
             kept += group
-        return kept, why
+        return kept, without
 
     def scored(self, runs: Sequence[FinishedRun]) -> tuple[str, str]:
         """(task with languages as roles, metric) of the score.
@@ -126,10 +126,11 @@ class Scaling(Study):
         from xalign.rows import LOWER_IS_BETTER, as_roles
         from xalign.tables import is_number
 
-        rows = ((r, lang) for run in runs if run.trained for lang in run.langs
-                for r in run.rows if r["when"] == "after" and r["lang"] == lang)
-        there = list(dict.fromkeys((as_roles(r["task"], r["source"], lang), r["metric"]) for r, lang in rows if is_number(r["value"])))
+        rows = [r for run in runs for r in run.rows if r["when"] == "after" and r["lang"] in run.langs and is_number(r["value"])]
+        roles = {(r["task"], r["metric"]): (as_roles(r["task"], r["source"], r["lang"]), r["metric"]) for r in rows}
+        there = list(dict.fromkeys(roles.values()))
         task, _, metric = self.score.rpartition("/")
+        task, metric = roles.get((task, metric), (task, metric))
         if self.score == "auto":
             fitting = [key for m in METRICS for key in there if key[1] == m and key[0].endswith(INTO)][:1]
         else:
@@ -145,4 +146,5 @@ class Scaling(Study):
             raise XalignError(f"study.score={self.score}: lower is better, and the law is of a score that rises to 100; choose another")
         lacks = "no trained run has a score of translation into its target language" if self.score == "auto" else \
             f"no trained run has this score{nearest(self.score, names)}"
-        raise XalignError(f"study.score={self.score}: {lacks}; scores there are: {', '.join(names) or 'none'}")
+        known = f"{', '.join(names[:12]) or 'none'}{', …' * (len(names) > 12)}"
+        raise XalignError(f"study.score={self.score}: {lacks}; scores there are: {known}")

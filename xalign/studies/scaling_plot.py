@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from xalign.analysis.scaling import score
-from xalign.report.drawing import COLOURS, INTERVAL, WIDTH, Plot, describe, language, new_plot, spread, styled
+from xalign.report.drawing import COLOURS, GREY, INTERVAL, WIDTH, Plot, describe, language, new_plot, spread, styled
 from xalign.studies.scaling_points import Series
 from xalign.studies.scaling_report import about
 
@@ -29,22 +29,30 @@ def draw(series: Sequence[Series], task: str, metric: str, study: Scaling) -> Pl
     lines = -(-len(panels) // columns)
     figure = new_plot("scaling", WIDTH if columns > 1 else 5.2, 3.9 if len(panels) == 1 else 0.9 + 2.1 * lines)
     axes = list(figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).flat)
-    tell = list(dict.fromkeys(s.label if len(panels) == 1 else s.system for s in series))
+    names = {id(s): s.label if len(panels) == 1 else s.system for s in series}
+    tell = list(dict.fromkeys(names.values()))
+    bands = {id(s): band(s) for s in series}
     for axis, own in zip(axes, panels, strict=False):
-        handles, names = [], []
+        handles = []
         for s in own:
-            k = tell.index(s.label if len(panels) == 1 else s.system)
-            curve(axis, s, COLOURS[k % len(COLOURS)], "osD^vP*X"[k % 8])
-            handles.append(Line2D([], [], color=COLOURS[k % len(COLOURS)], marker="osD^vP*X"[k % 8], ms=4.5, lw=1.4))
-            names.append(f"{s.label if len(panels) == 1 else s.system if s.named else 'law'}:  {formula(s)}")
+            k = tell.index(names[id(s)])
+            style = {"color": COLOURS[k % len(COLOURS)], "marker": "osD^vP*X"[k % 8], "ms": 4.5}
+            curve(axis, s, bands[id(s)], style)
+            handles.append(Line2D([], [], lw=1.4, **style))
+        for value, same in untrained(own).items():
+            colour = handles[own.index(same[0])].get_color() if len(panels) == 1 and len(langs) > 1 else GREY
+            axis.axhline(value, color=colour, lw=1, ls=(0, (1, 1.5)), zorder=1)
         axis.set_xscale("log")
         axis.grid()
         axis.xaxis.set_major_locator(LogLocator(10, (1, 2, 5) if len(panels) == 1 else (1,)))
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: short(x)))
         axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.legend(handles, names, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, handlelength=1.8)
         if len(panels) > 1:
-            axis.set_title(language(own[0].lang), loc="left", pad=8 + 11 * len(own))
+            alone = len(own) == 1
+            axis.set_title(language(own[0].lang) + f":  {formula(own[0])}" * alone, loc="left", pad=4 if alone else 8 + 11 * len(own))
+        if len(panels) == 1 or len(own) > 1:
+            laws = [f"{names[id(s)]}:  {formula(s)}" for s in own]
+            axis.legend(handles, laws, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, handlelength=1.8)
     for axis in axes[len(panels):]:
         axis.remove()
     texts = {s.texts for s in series}
@@ -52,8 +60,7 @@ def draw(series: Sequence[Series], task: str, metric: str, study: Scaling) -> Pl
         axis.set_xlabel({(False,): "translation rows", (True,): "texts"}.get(tuple(texts), "translation rows, or texts") + " X (log scale)")
     for axis in axes[:len(panels):columns]:
         axis.set_ylabel(f"{about(series, task, metric)} (0–100)")
-    low, high = heights(series)
-    axes[0].set_ylim(low, high)
+    axes[0].set_ylim(heights(series, bands))
     describe(figure, *words(series, about(series, task, metric), study))
     return figure
 
@@ -65,42 +72,62 @@ def formula(s: Series) -> str:
     return f"$100-{s.law.alpha:.4g}\\,{gamma}^{{{s.law.beta:.3f}}}$" + " (at its bound)" * (s.fit.bound is not None)
 
 
-def curve(axis: Any, s: Series, colour: str, marker: str) -> None:
-    """One series: law, band, points, and the untrained model."""
+def short(x: float) -> str:
+    """``960``, ``30k``, ``1M``: an axis has little room."""
+    return f"{x / 1e6:g}M" if x >= 1e6 else f"{x / 1e3:g}k" if x >= 1e4 else f"{x:,.0f}"
+
+
+def band(s: Series) -> np.ndarray:
+    """[3, 80]: X from the first point to `PAST` times the last one, and the ends of the law's 95 % interval there."""
     assert s.fit is not None
-    first = s.points[0].rows
-    xs = np.geomspace(first, PAST * s.last, 80)
-    inside = xs <= s.last * 1.001
-    bands = np.array([s.fit.interval(lambda a, b, x=x: score(a, b, s.gamma * x)) for x in xs]).T
+    xs = np.geomspace(s.points[0].rows, PAST * s.last, 80)
+    return np.array([(x, *(s.fit.interval(lambda a, b, x=x: score(a, b, s.gamma * x)) or ())) for x in xs]).T
+
+
+def untrained(own: Sequence[Series]) -> dict[float, list[Series]]:
+    """Score of the model before training → the series that begin from it."""
+    found: dict[float, list[Series]] = {}
+    for s in own:
+        if "untrained" in s.references:
+            found.setdefault(s.references["untrained"], []).append(s)
+    return found
+
+
+def curve(axis: Any, s: Series, between: np.ndarray, style: dict[str, Any]) -> None:
+    """One series: law, band and points."""
+    xs, low, high = between
+    inside, colour = xs <= s.last * 1.001, style["color"]
     ys = np.array([s.law.score(x) for x in xs])
-    axis.fill_between(xs, *bands, color=colour, alpha=0.15, lw=0)
+    axis.fill_between(xs, low, high, color=colour, alpha=0.15, lw=0)
     axis.plot(xs[inside], ys[inside], color=colour, lw=1.4)
     axis.plot(xs[~inside], ys[~inside], color=colour, lw=1.2, ls=(0, (3, 2)))
     errors = [INTERVAL * p.se if p.se else 0 for p in s.points]
-    axis.errorbar([p.rows for p in s.points], [p.score for p in s.points], errors, color=colour, marker=marker, ms=4.5, lw=0, elinewidth=1,
-                  capsize=2.5, zorder=3)
-    if "untrained" in s.references:
-        axis.axhline(s.references["untrained"], color=colour, lw=1, ls=(0, (1, 1.5)), zorder=1)
+    axis.errorbar([p.rows for p in s.points], [p.score for p in s.points], errors, lw=0, elinewidth=1, capsize=2.5, zorder=3, **style)
 
 
-def heights(series: Sequence[Series]) -> tuple[float, float]:
-    """Limits of the scores' axis: points, whiskers and curves, and as much again for the bands."""
+def heights(series: Sequence[Series], bands: dict[int, np.ndarray]) -> tuple[float, float]:
+    """Limits of the scores' axis: room for points, whiskers and curves, and for the bands as long as they leave those most of it."""
     ends = [p.score + side * INTERVAL * (p.se or 0) for s in series for p in s.points for side in (-1, 1)]
     ends += [s.law.score(x) for s in series for x in (s.points[0].rows, PAST * s.last)]
     ends += [s.references["untrained"] for s in series if "untrained" in s.references]
     low, high = min(ends), max(ends)
-    room = 0.3 * (high - low)
-    return (max(low - room, 0) if low >= 0 else low - room), min(high + room, 100)
+    height = high - low or 1.0
+    room, edge = 0.3 * height, 0.04 * height
+    wide = np.concatenate([b[1:].ravel() for b in bands.values()])
+    return max(low - room, min(low, wide.min()) - edge), min(high + room, max(high, wide.max()) + edge)
 
 
 def words(series: Sequence[Series], score_of: str, study: Scaling) -> tuple[str, str, str]:
     """Title, caption and alternative text."""
     ns = [p.row["n"] for s in series for p in s.points]
     text = (f"n {spread(ns)} test items a point. Whiskers: 95\u00a0% interval of the test items (1.96 x s.e.). Curves: least squares on "
-            f"S(X) = 100 - alpha (gamma X)^beta; bands: 95\u00a0% bootstrap intervals ({study.resamples:,} resamples of test items and of "
-            "the scatter around the curve); dashed: beyond the data.")
+            f"S(X) = 100 - alpha {'(gamma X)' if study.mode == 'shared' else 'X'}^beta; bands: 95\u00a0% bootstrap intervals "
+            f"({study.resamples:,} resamples of test items and of the scatter around the curve); dashed: beyond the data.")
     if any("untrained" in s.references for s in series):
         text += " Dotted: the untrained model."
+    others = {(name, s.lang): value for s in series for name, value in s.references.items() if name != "untrained"}
+    if others:
+        text += f" Baselines: {', '.join(f'{name} {value:.1f} ({language(lang)})' for (name, lang), value in others.items())}."
     told = []
     for s in series:
         assert s.fit is not None

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -46,13 +47,14 @@ class Series:
     """The runs of one system in one language, by rows.
 
     Attributes:
-        system: the method, and what else tells systems apart.
+        system: the method, and what else tells systems apart; facts: all of that.
         texts: X counts texts of continued pre-training, not translation rows.
         references: what was not trained on X: the model before training (``untrained``), baselines such as ``copy``; name → score.
         fit: of gamma X; shared by all languages of a system in the mode ``shared``.
     """
 
     system: str
+    facts: dict[str, Any] = field(repr=False)
     lang: str
     texts: bool
     points: list[Point]
@@ -89,7 +91,7 @@ class Series:
         kept = [p.run.model("after").examples.get((p.row["lang"], p.row["task"], p.row["metric"])) for p in self.points]
         found = item_errors(metric, [e for e in kept if e], resamples) if all(kept) else None
         if found is None:
-            rng = np.random.default_rng(0)
+            rng = np.random.default_rng(zlib.crc32(f"{self.system} {self.lang}".encode()))
             return np.array([p.se or 0.0 for p in self.points]) * rng.standard_normal((resamples, len(self.points)))
         return found if percent(metric) else 100 * found
 
@@ -130,17 +132,28 @@ def stages(run: FinishedRun) -> list[dict[str, Any]]:
 
 
 def held_out(runs: Iterable[FinishedRun]) -> str:
-    """A sentence on the rows that were counted and not trained on."""
-    shares = []
+    """What there is to say of rows that were counted and not trained on; empty where nothing is."""
+    shares, early = [], False
     for run in runs:
+        early |= any(points[-1][1] < 1 for _, points in course(run, "epoch") if points)
         for facts in (s["facts"] for s in stages(run) if "train_rows" in s.get("facts", {})):
             given = facts["rows"] + sum(n for k, n in facts.items() if k.startswith("rows_dropped_"))
             shares.append(100 * (1 - facts["train_rows"] / given))
-    if not shares or max(shares) == 0:
-        return ""
-    low, high = f"{min(shares):.1f}", f"{max(shares):.1f}"
-    return (f"Of all rows of a training, {low if low == high else f'{low} to {high}'} % were held out for validation or were too long; X "
-            "counts them, as method.budget does.")
+    text = []
+    if shares and max(shares) > 0:
+        low, high = f"{min(shares):.1f}", f"{max(shares):.1f}"
+        text.append(f"Of all rows of a training, {low if low == high else f'{low} to {high}'} % were held out for validation or were too "
+                    "long; X counts them, as method.budget does.")
+    if early:
+        text.append("A training that ended within its first pass counts with the share of its rows that it saw.")
+    return " ".join(text)
+
+
+def identity(run: FinishedRun, lang: str) -> dict[str, Any]:
+    """What runs of one curve have in common; a file that is named by the language counts as the same."""
+    own = run.model("after").identity.items()
+    facts = {k: as_roles(v, run.source, lang) if isinstance(v, str) else v for k, v in own if k not in SIZES}
+    return facts | ({"lang": ",".join(run.langs)} if len(run.langs) > 1 else {})
 
 
 def gather(runs: Sequence[FinishedRun], task: str, metric: str) -> tuple[list[Series], list[str]]:
@@ -151,9 +164,9 @@ def gather(runs: Sequence[FinishedRun], task: str, metric: str) -> tuple[list[Se
     found: dict[tuple[str, str], Series] = {}
     unit, empty = 1 if percent(metric) else 100, []
     for run in {r.name: r for r in runs if r.trained}.values():
-        identity = {k: v for k, v in run.model("after").identity.items() if k not in SIZES}
-        system = json.dumps([identity, run.langs if len(run.langs) > 1 else ()], sort_keys=True, default=str)
         for lang in run.langs:
+            facts = identity(run, lang)
+            system = json.dumps(facts, sort_keys=True, default=str)
             rows = {r["when"]: r for r in run.rows if r["lang"] == lang and is_number(r["value"])
                     and (as_roles(r["task"], r["source"], lang), as_roles(r["metric"], r["source"], lang)) == (task, metric)}
             if "after" not in rows:
@@ -163,7 +176,7 @@ def gather(runs: Sequence[FinishedRun], task: str, metric: str) -> tuple[list[Se
                 empty.append(run.name)
                 continue
             row = rows["after"]
-            series = found.setdefault((system, lang), Series(system, lang, texts, []))
+            series = found.setdefault((system, lang), Series(system, facts, lang, texts, []))
             series.points.append(Point(run, count, unit * row["value"], unit * row["se"] if is_number(row.get("se")) else None, row))
             names = {when: when.partition(":")[2] or "untrained" for when in rows if when != "after"}
             series.references |= {name: unit * rows[when]["value"] for when, name in names.items()}
@@ -175,9 +188,9 @@ def gather(runs: Sequence[FinishedRun], task: str, metric: str) -> tuple[list[Se
 
 def name_systems(series: Sequence[Series]) -> list[str]:
     """Give systems their names and return notes on what the names do not say."""
-    first = {s.system: s.points[0].run for s in series}
-    facts = [{k: v for k, v in run.model("after").identity.items() if k not in SIZES} for run in first.values()]
-    labels, notes = tell_apart([run.method for run in first.values()], facts, [run.folder for run in first.values()])
+    first = {s.system: s for s in series}
+    runs = [s.points[0].run for s in first.values()]
+    labels, notes = tell_apart([run.method for run in runs], [s.facts for s in first.values()], [run.folder for run in runs])
     names = dict(zip(first, labels, strict=True))
     for s in series:
         s.system, s.named = names[s.system], len(names) > 1

@@ -15,19 +15,21 @@ from xalign.tables import Grid, number, with_error
 if TYPE_CHECKING:
     from xalign.studies.scaling import Scaling
 
+ROWS = ",.0f"
 BEYOND = (2, 10)  # times the largest X: where the law is read
 Span = tuple[float, float] | None
 
 
 def spanned(value: float, span: Span, shown: str) -> str:
     """``71.2 [69.8, 73.0]``."""
-    low_high = f" [{', '.join(count(x) if shown == ',.0f' else format(x, shown) for x in span)}]" if span else ""
-    return (count(value) if shown == ",.0f" else format(value, shown)) + low_high
+    low_high = f" [{', '.join(written(x, shown) for x in span)}]" if span else ""
+    return written(value, shown) + low_high
 
 
-def count(x: float) -> str:
-    """``1,240``; beyond a billion it no longer matters how many."""
-    return f"{x:,.0f}" if x < 1e9 else "over 1e9"
+def written(x: float, shown: str) -> str:
+    """A number in a format, without -0; of rows, more than a billion are no longer told apart."""
+    text = format(x, shown)
+    return "over 1e9" if shown == ROWS and x >= 1e9 else text if text.strip("-0.") else text.replace("-", "")
 
 
 def forecast(s: Series, times: float) -> tuple[float, Span]:
@@ -58,7 +60,7 @@ def laws_grid(series: Sequence[Series], task: str, metric: str, study: Scaling, 
             s.lang, *[s.system] * named, str(fit.points), spanned(fit.law.alpha, fit.interval(lambda a, b: a), ".4g"),
             spanned(fit.law.beta, fit.interval(lambda a, b: b), ".4f"), *[f"{s.gamma:.3f}"] * shared, f"{fit.rmse:.2f}",
             "–" if fit.r2 is None else f"{fit.r2:.2f}", *(spanned(*forecast(s, k), ".1f") for k in BEYOND),
-            spanned(float(more), (span[0] / s.gamma, span[1] / s.gamma) if span else None, ",.0f")])
+            spanned(float(more), (span[0] / s.gamma, span[1] / s.gamma) if span else None, ROWS)])
     grid.notes += warnings(series)
     grid.notes += [
         f"[…]: 95 % bootstrap intervals, {study.resamples:,} resamples of test items and of the scatter around the law (its variance drawn "
@@ -93,14 +95,18 @@ def points_grid(series: Sequence[Series], task: str, metric: str) -> Grid:
     named, seeds = series[0].named, len({p.run.seed for s in series for p in s.points}) > 1
     columns = ["language", *["system"] * named, "X", *["seed"] * seeds, "score ± s.e.", "n", "fitted", "difference"]
     grid = Grid(f"Points: {about(series, task, metric)}", columns, left=(0, 1) if named else (0,))
+    told = set()  # systems of one language begin from the same model
     for s in series:
         for name, value in s.references.items():
+            if (s.lang, name, value) in told:
+                continue
+            told.add((s.lang, name, value))
             grid.dim.add(len(grid.rows))
             grid.rows.append([s.lang, *["–"] * named, name, *["–"] * seeds, number(value, True), "–", "–", "–"])
         for p in s.points:
             at = s.law.score(p.rows)
             grid.rows.append([s.lang, *[s.system] * named, f"{p.rows:,.0f}", *[str(p.run.seed)] * seeds, with_error(p.score, p.se, True),
-                              str(p.row["n"]), f"{at:.1f}", f"{p.score - at:+.1f}"])
+                              str(p.row["n"]), number(at, True), number(p.score - at, True, sign=True)])
     recipes = dict.fromkeys(as_roles(p.row.get("signature") or "no signature", p.row["source"], s.lang) for s in series for p in s.points)
     grid.notes += [f"{metric}: {signature}" for signature in recipes]
     if len(recipes) > 1:
@@ -139,7 +145,8 @@ def points_csv(series: Sequence[Series], metric: str) -> str:
     """The unrounded points."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow("system lang run seed unit x score se n task metric signature fitted alpha beta gamma".split())
+    writer.writerow(["system", "lang", "run", "seed", "unit", "x", "score", "se", "n", "task", "metric", "signature",
+                     "fitted", "alpha", "beta", "gamma"])
     for s in series:
         for p in s.points:
             measured = [p.score, "" if p.se is None else p.se, p.row["n"], p.row["task"], metric, p.row.get("signature") or ""]

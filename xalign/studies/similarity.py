@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from xalign.analysis.multiway import KINDS, check_texts, read_texts, texts_stage
+from xalign.analysis.multiway import FEWEST, KINDS, check_texts, read_texts, texts_stage
 from xalign.cache import RECEIPT, Stage, write_json
 from xalign.config import ConfigError, XalignError, choice, within
 from xalign.studies.base import Findings, Study, exported
@@ -59,12 +59,12 @@ class Similarity(Study):
         super().check(path)
         if self.layer != "auto" and type(self.layer) is not int:
             raise ConfigError(f"{path}.layer={self.layer}: must be auto or a whole number: 0 the embeddings, -1 the last layer")
+        if 0 < self.sentences < FEWEST:
+            raise ConfigError(f"{path}.sentences={self.sentences}: must be at least {FEWEST}, or 0 for all")
 
     def check_run(self, run: Run) -> None:
         """Raise ConfigError when the languages have no texts, or where it is known that there is no such layer."""
         check_texts(run, _languages(run), self.text, self.path)
-        if 0 < self.sentences < 10:
-            raise ConfigError(f"study.sentences={self.sentences}: must be at least 10, or 0 for all")
         layers = (run.backbone.config() or {}).get("num_hidden_layers")
         if layers and self.layer != "auto":
             _layer(self.layer, layers)

@@ -15,6 +15,7 @@ from matplotlib.colors import Normalize
 from matplotlib.lines import Line2D
 
 from xalign.analysis.systems import tell_apart
+from xalign.report.curves import wilson
 from xalign.report.drawing import COLOURS, GREY, INTERVAL, WIDTH, Plot, describe, language, legend_above, new_plot, spread, styled
 from xalign.studies.base import Findings
 from xalign.studies.similarity import HIGH, LOW, Similarity, mean_se
@@ -89,14 +90,14 @@ def _table(study: Similarity, spaces: Sequence[Space], labels: Labels) -> Grid:
     grid = Grid(f"Similarity of translations to {language(of) if len(sources) == 1 else 'the source language'}",
                 ["model" if several else "language", "n", "retrieval@1", f"{of}→", f"→{of}", "cosine", "random\npairs", "γ"]
                 + ["after -\nbefore"] * changes)
-    clipped = False
+    reached: set[float] = set()
     for lang, own in labels.items():
         title = f"{language(lang)} ({lang})"
         if several:
             grid.rows.append([title])
         for s in (s for s in spaces if id(s) in own):
             at, (gamma, se) = s.facts["langs"].index(lang), study.gamma(s.facts, lang)
-            clipped |= study.measure != "constant" and gamma in (LOW, HIGH)
+            reached |= {gamma} & {LOW, HIGH} if study.measure != "constant" else set()
             row = [own[id(s)] if several else title, str(s.facts["n"]), with_error(*mean_se(s.parts(lang, "retrieval"))),
                    number(s.facts["retrieval"][0][at]), number(s.facts["retrieval"][at][0]),
                    with_error(*mean_se(s.parts(lang, "mean_cosine"))), number(s.facts["random"][0][at]), with_error(gamma, se)]
@@ -104,16 +105,23 @@ def _table(study: Similarity, spaces: Sequence[Space], labels: Labels) -> Grid:
                 row.append(with_error(*mean_se(_changes(study, s, lang)), sign=True) if s.base and study.measure != "constant" else "")
             grid.rows.append(row)
     how = {"retrieval": "retrieval@1", "mean_cosine": "the mean cosine of translations", "constant": "as asked for, nothing measured"}
-    grid.notes.append(f"γ: {how[study.measure]}, kept between {LOW} and {HIGH}{' (reached here)' * clipped}; ± standard error over texts"
-                      + "; after - before: of γ, text by text." * changes)
+    limits = f"{LOW} and {HIGH}{' (reached here)' * bool(reached)}"
+    grid.notes.append(f"γ: {how[study.measure]}, kept between {limits}; ± standard error over texts"
+                      + ("; after - before: of γ, text by text." if changes else "."))
     grid.notes.append(f"retrieval@1: share of texts whose translation is the nearest of all n by cosine, mean of both directions "
                       f"({of}→: the translations are searched); chance is 1/n. Random pairs: mean cosine of other texts.")
+    if HIGH in reached and study.measure == "retrieval":
+        grid.notes.append("where retrieval@1 is at its limit, γ tells languages apart with measure=mean_cosine, or with more sentences.")
     if len({s.facts["n"] for s in spaces}) > 1:
         grid.notes.append("more texts are harder to search: retrieval@1 of different n cannot be compared.")
-    for s in spaces:
-        if found := s.facts.get("by_layer"):
-            grid.notes.append(f"layer {s.facts['layer']} of {s.facts['layers']}, picked: retrieval@1 averaged over the languages is "
-                              f"{number(found[s.facts['layer']])} there and {number(found[-1])} in the last layer.")
+    picked = {(s.facts["layer"], *s.langs): s.facts for s in spaces if "by_layer" in s.facts}
+    for (layer, *langs), facts in picked.items():
+        here, last = (number(facts["by_layer"][i]) for i in (layer, -1))
+        grid.notes.append(f"layer {layer} of {facts['layers']} was picked: retrieval@1 of {', '.join(langs)} is {here} there and {last} in "
+                          "the last layer, before training.")
+    if len({layer for layer, *_ in picked}) > 1:
+        grid.notes.append("γ of different layers cannot be compared: name one (study.layer=N), or ask for all languages in one run "
+                          "(mode=study).")
     grid.notes += dict.fromkeys(study.signature(s.facts) for s in spaces)
     return grid
 
@@ -143,15 +151,15 @@ def _points(study: Similarity, spaces: Sequence[Space], labels: Labels) -> Plot:
             colour, marker = paint[label]
             if measure == "mean_cosine":
                 axis.plot(s.facts["random"][0][s.facts["langs"].index(lang)], y, "|", color=GREY, ms=7, mew=1.2)
-            axis.errorbar(value, y, xerr=INTERVAL * se, color=colour, marker=marker, ms=4, lw=1, capsize=2, zorder=3)
+            low, high = wilson(value, s.facts["n"]) if measure == "retrieval" else (value - INTERVAL * se, value + INTERVAL * se)
+            axis.errorbar(value, y, xerr=[[value - low], [high - value]], color=colour, marker=marker, ms=4, lw=1, capsize=2, zorder=3)
             y += step
         y += 0.25
     if measure == "retrieval":
         for chance in chances:
             axis.axvline(chance, color=GREY, ls=":", lw=1)
-    low = min([0.0, *(v for s in spaces for v in s.facts["random"][0])]) if measure == "mean_cosine" else 0.0
-    axis.set(xlim=(low - 0.02, 1.02), ylim=(y - 0.5, -0.75), xlabel="mean cosine of translations" if measure == "mean_cosine" else
-             "retrieval@1, mean of both directions")
+    axis.set(xlim=(min(0.0, axis.get_xlim()[0]) - 0.01, 1.03), ylim=(y - 0.25, -0.75),
+             xlabel="mean cosine of translations" if measure == "mean_cosine" else "retrieval@1, mean of both directions")
     axis.set_yticks(ticks, [language(lang) for lang in order])
     axis.tick_params(axis="y", length=0)
     axis.grid(axis="x")
@@ -160,7 +168,8 @@ def _points(study: Similarity, spaces: Sequence[Space], labels: Labels) -> Plot:
                    Line2D([], [], color=GREY, marker="|", ms=7, mew=1.2, ls=""))
     legend_above(figure, handles, [*(names if len(names) > 1 else []), "chance" if measure == "retrieval" else "random pairs"])
     to = ", ".join(dict.fromkeys(language(s.source) for s in spaces))
-    text = (f"n {spread([s.facts['n'] for s in spaces])} texts a language; whiskers: 95 % interval over texts (1.96 x s.e.). "
+    whiskers = "Wilson interval" if measure == "retrieval" else "interval (1.96 x s.e.)"
+    text = (f"n {spread([s.facts['n'] for s in spaces])} texts a language; whiskers: 95 % {whiskers}. "
             + "; ".join(dict.fromkeys(_about(s) for s in spaces)) + ".")
     alt = "; ".join(f"{language(lang)} " + ", ".join(f"{label} {number(value)}" for label, _, value, _ in found[lang]) for lang in order)
     describe(figure, f"Similarity of translations to {to}.", text, f"Points. {alt}.")
@@ -200,7 +209,7 @@ def _heat_map(panels: Sequence[Space], names: Sequence[str], stem: str) -> Plot:
         for y, row in enumerate(cells if k <= CROWDED else []):
             for x, v in enumerate(row):
                 if x != y:
-                    axis.text(x, y, "1" if v > 0.995 else f"{v:.2f}"[1:], ha="center", va="center_baseline", fontsize=min(7, 16 * side),
+                    axis.text(x, y, f"{v:.2f}"[1:] if v < 0.995 else "1.0", ha="center", va="center_baseline", fontsize=min(7, 16 * side),
                               color="white" if v < 0.5 else "black").set_in_layout(False)
         axis.set_xticks(range(k), [langs[i] for i in order], rotation=0 if side > 0.3 else 90)
         axis.set_yticks(range(k), [language(langs[i]) for i in order])

@@ -49,8 +49,11 @@ class Variant:
 def _configuration(run: FinishedRun) -> dict[str, Any]:
     """What makes the run's model another system; its languages in file names are roles: ``muse/src-tgt.txt``."""
     target = run.langs[0] if len(run.langs) == 1 else ""
-    return {k: as_roles(v, run.source, target) if isinstance(v, str) and k != "source" else v
-            for k, v in run.model("after").identity.items()} | {"lang": list(run.langs) if len(run.langs) > 1 else []}
+    own = dict(run.model("after").identity)
+    for name, node in zip(str(own.get("choices.task")).split(","), own.pop("tasks", []), strict=False):
+        own |= {f"task.{name}.{k}": v for k, v in node.items()}
+    return {k: as_roles(v, run.source, target) if isinstance(v, str) and k != "source" else v for k, v in own.items()} | {
+        "lang": list(run.langs) if len(run.langs) > 1 else []}
 
 
 def _value(run: FinishedRun, key: str) -> Any:
@@ -83,8 +86,8 @@ def variants_of(runs: Sequence[FinishedRun], by: Sequence[str] = ()) -> tuple[li
         for lang in run.langs:
             variant.members.setdefault(lang, []).append(Member(run, "after", lang))
     if len(found) < 2:
-        raise XalignError(f"{'one run' if len(trained) == 1 else f'{len(trained)} runs'} of one configuration, nothing differs but seed and "
-                          "language: name the runs of a sweep over what is to be left out or changed, such as method.subsets")
+        raise XalignError(f"{len(trained)} run{'s' * (len(trained) > 1)} of one configuration, nothing differs but seed and language: name "
+                          "the runs of a sweep over what is to be left out or changed, such as method.subsets")
     for variant in found.values():
         _refuse_mixed(variant)
     return list(found.values()), keys
@@ -92,17 +95,19 @@ def variants_of(runs: Sequence[FinishedRun], by: Sequence[str] = ()) -> tuple[li
 
 def _refuse_mixed(variant: Variant) -> None:
     """Raise XalignError if runs of a variant are no repetitions of each other."""
+    first = variant.runs[0]
+    for run in variant.runs[1:]:
+        if keys := [k.removeprefix("choices.") for k in differing([_configuration(first), _configuration(run)])]:
+            raise XalignError(f"{first.folder} and {run.folder} differ in {', '.join(keys)}, which study.by leaves out: add it")
     for lang, members in variant.members.items():
-        first = members[0].run
-        for m in members[1:]:
-            keys = differing([_configuration(first), _configuration(m.run)])
-            what = f"differ in {', '.join(k.removeprefix('choices.') for k in keys)}, which study.by leaves out: add it" if keys else \
-                f"are the same variant in {lang} with seed {first.seed}: name one of them" if m.run.seed == first.seed else ""
-            if what:
-                raise XalignError(f"{first.folder} and {m.run.folder} {what}")
-    keys = differing([_configuration(r) for r in variant.runs])
-    if keys:
-        raise XalignError(f"{variant.runs[0].folder} and others of its variant differ in {', '.join(keys)}, which study.by leaves out: add it")
+        for k, m in enumerate(members):
+            if same := next((o.run.folder for o in members[:k] if o.run.seed == m.run.seed), None):
+                raise XalignError(f"{same} and {m.run.folder} are the same variant in {lang} with seed {m.run.seed}: name one of them")
+
+
+def _listed(value: Any) -> bool:
+    """True for a list of names: parts that a variant has."""
+    return isinstance(value, list) and all(isinstance(x, str) for x in value)
 
 
 def parts_of(variants: Sequence[Variant], keys: Sequence[str]) -> dict[str, list[str]]:
@@ -112,11 +117,11 @@ def parts_of(variants: Sequence[Variant], keys: Sequence[str]) -> dict[str, list
         values = [v.facts[key] for v in variants]
         known = [v for v in values if v is not None]
         name = key.rpartition(".")[2]
-        if key == "lang":
+        if key == "lang" or key.startswith("task."):
             continue
-        if all(isinstance(v, list) for v in known):
+        if all(map(_listed, known)):
             for part in dict.fromkeys(p for v in sorted(known, key=len, reverse=True) for p in v):
-                found[str(part)] = ["" if v is None or part not in v else "✓" for v in values]
+                found[part] = ["" if v is None or part not in v else "✓" for v in values]
         elif all(isinstance(v, bool) for v in known) or all(is_number(v) for v in known) and len({*known, 0}) == 2:
             found[name] = ["✓" if v else "" for v in values]
         elif all(is_number(v) for v in known) and 0 in known:
@@ -125,42 +130,49 @@ def parts_of(variants: Sequence[Variant], keys: Sequence[str]) -> dict[str, list
 
 
 def fullest(variants: Sequence[Variant], keys: Sequence[str], settings: Mapping[str, Any]) -> Variant:
-    """Of the variants with these settings the one with most parts, the first of several.
+    """Of the variants with these settings the one with most parts; of several one model a language, or the first.
 
     Raises:
         XalignError: no variant has the settings.
     """
     fit = [i for i, v in enumerate(variants) if any(fits(r, settings) for r in v.runs)]
     if not fit:
-        raise XalignError(f"study.full={' '.join(f'{k}={_plain(v)}' for k, v in settings.items())}: no variant has these settings; there are "
-                          + "; ".join(" ".join(f"{k}={_plain(x)}" for k, x in v.facts.items()) for v in variants))
+        raise XalignError(f"study.full={_settings(settings)}: no variant has these settings; there are "
+                          + "; ".join(_settings(v.facts) for v in variants))
     parts = parts_of(variants, keys).values()
-    return variants[max(fit, key=lambda i: (sum(bool(ticks[i]) for ticks in parts), -i))]
+    return variants[max(fit, key=lambda i: (sum(bool(ticks[i]) for ticks in parts), not variants[i].facts.get("lang"), -i))]
+
+
+def _settings(facts: Mapping[str, Any]) -> str:
+    return " ".join(f"{key}={_plain(value)}" for key, value in facts.items())
 
 
 def _plain(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), default=str).replace('"', "")
 
 
-def label_all(variants: Sequence[Variant], keys: Sequence[str], full: Variant, every: bool, names: Mapping[str, str]) -> None:
+def label_all(variants: Sequence[Variant], keys: Sequence[str], full: Variant, every: bool, names: Mapping[str, str]) -> list[str]:
     """Call each variant by what it lacks or has other than `full`, and `full` by what it lacks itself; then by `names`.
 
     Args:
         every: by its choices (method, source language ...) too where they are those of `full`.
+    Returns:
+        The `names` of no variant.
     """
     every = every or not any(isinstance(v.facts[k], (list, bool)) or is_number(v.facts[k]) for v in variants for k in keys if k != "lang")
     most = fullest(variants, keys, {})
-    for v in variants:
-        label = _words(v.facts, (most if v is full else full).facts, every) or "full"
+    called = [_words(v.facts, (most if v is full else full).facts, every) or "full" for v in variants]
+    for v, label in zip(variants, called, strict=True):
         v.label = names.get(label, label)
     labels = [v.label for v in variants]
     for v in variants:
         if labels.count(v.label) > 1:
             v.label += " " + " ".join(f"{k.rpartition('.')[2]}={_plain(x)}" for k, x in v.facts.items())
+    return [name for name in names if name not in called]
 
 
 def _words(facts: Mapping[str, Any], full: Mapping[str, Any], every: bool) -> str:
-    """``without mt, direction=source``: where `facts` are not those of `full`."""
+    """``without mt direction=source``: where `facts` are not those of `full`."""
     words, lacks = [], []
     for key, own in facts.items():
         whole, name = full[key], key.rpartition(".")[2]
@@ -170,17 +182,17 @@ def _words(facts: Mapping[str, Any], full: Mapping[str, Any], every: bool) -> st
             words.append(_models(own))
         elif isinstance(own, str):
             words.append(own if key in CHOSEN else f"from {named(own)}" if key == "source" else f"{name}={own}")
-        elif isinstance(own, list) and isinstance(whole, list):
+        elif _listed(own) and _listed(whole):
             gone, new = [x for x in whole if x not in own], [x for x in own if x not in whole]
             if new or len(gone) > len(own):
-                words.append(f"{'only' if gone else 'with'} {', '.join(map(str, own if gone else new))}")
+                words.append(f"{'only' if gone else 'with'} {' and '.join(own if gone else new)}")
             else:
                 lacks += gone
         elif not own and (isinstance(own, bool) or is_number(own)):
             lacks.append(name)
         else:
             words.append(f"with {name}" if own is True else f"{name}={_plain(own)}")
-    return ", ".join([*([f"without {', '.join(map(str, lacks))}"] if lacks else []), *words])
+    return " ".join([*([f"without {' and '.join(lacks)}"] if lacks else []), *words])
 
 
 def named(code: str) -> str:
@@ -191,7 +203,7 @@ def named(code: str) -> str:
 def _models(langs: Sequence[str]) -> str:
     if not langs:
         return "one model a language"
-    return f"one model for {', '.join(map(named, langs)) if len(langs) <= 3 else f'{len(langs)} languages'}"
+    return f"one model for {' and '.join(map(named, langs)) if len(langs) <= 3 else f'{len(langs)} languages'}"
 
 
 def ordered(variants: Sequence[Variant], references: Sequence[Variant], full: Variant, names: Mapping[str, str]) -> list[Variant]:
@@ -199,7 +211,7 @@ def ordered(variants: Sequence[Variant], references: Sequence[Variant], full: Va
     listed = list(names.values())
 
     def place(v: Variant) -> tuple[Any, ...]:
-        away = sum(len({*map(str, own)} ^ {*map(str, whole)}) if isinstance(own, list) and isinstance(whole, list) else own != whole
+        away = sum(len({*own} ^ {*whole}) if _listed(own) and _listed(whole) else own != whole
                    for own, whole in zip(v.facts.values(), full.facts.values(), strict=True))
         numbers = [x for x in v.facts.values() if is_number(x)]
         return all(v is not r for r in references), listed.index(v.label) if v.label in listed else len(listed), away, numbers
