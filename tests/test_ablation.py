@@ -193,6 +193,18 @@ def test_means_over_languages_are_tested_on_the_items_of_all(tmp_path):
     assert any("which all variants have; without jpn" in note for note in found.grids[0].notes)
 
 
+def test_languages_in_the_names_of_files_make_no_variants(tmp_path):
+    """muse/eng-fin.txt and muse/eng-deu.txt; and one model a language stands first, whatever the folders are called."""
+    for lang in LANGS:
+        make(tmp_path / "files", {0, 1}, langs=(lang,))
+        make(tmp_path / "files", {0}, langs=(lang,), code_switch=0.0)
+    found = findings(tmp_path / "files")
+    assert labels(found)[1:-1] == ["full", "without code_switch"] and ("full", "target", "mean") in numbers(found)
+    make(tmp_path / "models", {0}, method="muit")
+    make(tmp_path / "models", {0}, method="muit", langs=("deu", "fin"))
+    assert labels(findings(tmp_path / "models"))[1:-1] == ["one model a language", "one model for German and Finnish"]
+
+
 def scored(values) -> dict[int, Scored]:
     """One run of seed 0 with these scores or statistics."""
     examples = {f"q{i}": [None, f"q{i}", v] if isinstance(v, list) else [v, f"q{i}"] for i, v in enumerate(values)}

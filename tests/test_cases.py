@@ -16,11 +16,11 @@ from scipy.stats import binomtest
 from xalign.cache import Artifact
 from xalign.config import ConfigError, Run, XalignError, make_run
 from xalign.languages import LANGUAGES
-from xalign.metrics.offtarget import OffTarget
+from xalign.metrics.offtarget import OffTarget, judged_language
 from xalign.plan import make_plan
 from xalign.report.runs import FinishedRun, load_runs
 from xalign.studies.__main__ import main, make_study
-from xalign.studies.cases import CasesStudy, check_room, judged_language
+from xalign.studies.cases import CasesStudy, check_room
 from xalign.studies.prompts import choose
 
 SAID = {"fin": "Lamppu on keittiössä ja ikkuna on yhä auki.", "eng": "The lamp is in the kitchen and the window is open."}
@@ -198,6 +198,9 @@ def test_a_prompt_that_is_too_long_is_one_line(tiny: Path) -> None:
     with pytest.raises(XalignError, match=rf"study\.prompts, prompt 1: id=1: has {length} tokens with the template, and the model reads "
                                           r"80, answer of study\.max_new_tokens=20 included; shorten it"):
         check_room(backbone, prompts, [prompts[0].text], 20)
+    backbone.max_length = length + 19
+    with pytest.raises(XalignError, match="shorten it"):
+        check_room(backbone, prompts, [prompts[0].text], 20)
     backbone.max_length = length + 20
     check_room(backbone, prompts, [prompts[0].text], 20)
 
@@ -240,6 +243,17 @@ def test_rates_are_counted_and_tested_by_hand(tmp_path: Path) -> None:
     assert rates[1][3].startswith(".167 [") and rates[1][4:6] == ["6 of 6", "eng 1"]
     assert rates[1][6] == "-.600" and rates[1][7] == f"{binomtest(0, 3, 0.5).pvalue:.2f}".lstrip("0")  # three of the five turned
     assert rates[3][6:] == ["+.167", "1.00"] and rates[0][6:] == ["–", "–"]
+
+
+def test_the_runs_rows_carry_the_rates_and_the_test(tmp_path: Path) -> None:
+    run = put_run(tmp_path, "sdrrl", {"before": BEFORE, "after": {"fin": AFTER["fin"], "eng": [None] * 6}})
+    rows = CasesStudy().rows(checked(), {when: Artifact(run.folder / "study" / "cases" / when, {}) for when in ("before", "after")})
+    old, english, new, nothing = rows
+    assert [(r["when"], r["lang"], r["value"], r["n"]) for r in rows] == [("before", "fin", 4 / 5, 5), ("before", "eng", 0.0, 6),
+                                                                         ("after", "fin", 1 / 6, 6), ("after", "eng", None, 0)]
+    assert old["se"] == pytest.approx(math.sqrt(5 / 4 * (4 * 0.2**2 + 0.8**2)) / 5) and nothing["reason"] == "no example could be judged"
+    assert (new["diff"], new["p"], new["pairs"]) == (pytest.approx(-3 / 5), pytest.approx(0.25), 5) and "diff" not in nothing
+    assert {r["task"] for r in rows} == {"cases"} and english["signature"] == OffTarget().signature
 
 
 def test_answers_stand_side_by_side(tmp_path: Path) -> None:

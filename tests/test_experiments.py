@@ -30,10 +30,11 @@ JOBS = {  # experiment → jobs of all its commands
     "sdrrl_table2": 5 * 14, "sdrrl_table2_lab": 6, "sdrrl_table3": 5 * 14, "sdrrl_table4": 5 * 6, "sdrrl_table5": 5 * 9,
     "sdrrl_table6": 6 * 14, "sdrrl_table6_lab": 6, "sdrrl_table7": 5 * 3, "sdrrl_table8": 5 * 3, "sdrrl_table9": 5 * 2,
     "sdrrl_table10": 5 * 3, "sdrrl_table11": 5 * 2, "sdrrl_table12": 2 * 2 * 3, "sdrrl_table12_lab": 2 * 2,
+    "sdrrl_table13": 3, "sdrrl_table13_lab": 2,
     "sdrrl_figure2": 2, "sdrrl_figure2_lab": 1, "sdrrl_figure3": 14, "sdrrl_figure3_lab": 1,
     "xllm_table2": 2 * 6, "xllm_table4": 2 * 2, "xllm_table4_lab": 2 * 2, "xllm_table6": 2 * 6,
-    "xllm_figure3": 6 * 4, "xllm_figure3_lab": 4, "xllm_figure4": 7, "xllm_figure4_lab": 4, "xllm_figure5": 2, "xllm_figure5_lab": 2,
-    "xllm_figure6": 7, "xllm_figure6_lab": 7, "xllm_figure7": 4, "xllm_figure7_lab": 2 * 3,
+    "xllm_figure3": 6 * 4, "xllm_figure3_lab": 8, "xllm_figure4": 7, "xllm_figure4_lab": 4, "xllm_figure5": 2, "xllm_figure5_lab": 2,
+    "xllm_figure6": 7, "xllm_figure6_lab": 7, "xllm_figure7": 4, "xllm_figure7_lab": 2 * 4,
 }
 LAB = sorted(name for name in JOBS if name.endswith("_lab"))
 FOLDER = package_folder("experiments")
@@ -143,6 +144,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             put(f"data/{corpus}/{source}-{lang}/{lang}.txt", "Yksi.\n")
     for lang, row in LANGUAGES.items():
         put(f"data/bactrian_x/{lang}.jsonl", '{"instruction": "Say one."}\n')
+        put(f"data/flores200/devtest/{row.flores}.devtest", "One.\n" * 10)
         put(f"data/xglue/XNLI/{row.iso1}.dev", "A man sleeps.\tHe is awake.\tcontradiction\n")
         put(f"data/xglue/XNLI/{row.iso1}.test", "A man sleeps.\tHe rests.\tentailment\n")
     put("data/xglue/XNLI/multinli.train.en.tsv", "premise\thypo\tlabel\nA dog barks.\tA cat barks.\tcontradictory\n")
@@ -153,8 +155,8 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_experiments_are_the_tables_and_figures_of_the_papers() -> None:
-    assert set(offered("experiments")) == set(JOBS) and len(JOBS) == 34 and len(LAB) == 12
-    assert sum(JOBS.values()) == 517
+    assert set(offered("experiments")) == set(JOBS) and len(JOBS) == 36 and len(LAB) == 13
+    assert sum(JOBS.values()) == 528
 
 
 @pytest.mark.parametrize("name", sorted(JOBS))

@@ -183,5 +183,5 @@ def signatures(gathered: Iterable[Line]) -> list[str]:
         row = line.after or line.before
         if row and row.get("signature") and "." not in line.metric:
             found.setdefault(row["signature"], {}).setdefault(line.task_name, []).append(line.metric)
-    return ["; ".join(task + " " + ", ".join(metrics) for task, metrics in which.items()) + ": " + signature
+    return ["; ".join(task + " " + ", ".join(dict.fromkeys(metrics)) for task, metrics in which.items()) + ": " + signature
             for signature, which in found.items()]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+from rich.text import Text
 
 from xalign.cache import Cache, Stage, digest_of, locked, write_json
 from xalign.compose import explain, package_folder
@@ -175,10 +176,10 @@ def print_sweep(jobs: Sequence[Job]) -> None:
         new = {k: s for k, s in missing.items() if k not in seen}
         seen |= set(missing)
         if job.error:
-            table.add_row(str(job.number), job.name, "", "", "", "", "", "cannot run, see below")
+            table.add_row(str(job.number), Text(job.name), "", "", "", "", "", "cannot run, see below")
             continue
         state = "finished" if job.done else "~" + clock(sum(new.values()))
-        table.add_row(str(job.number), job.name, str(len(job.stages)), str(len(job.stages) - len(missing)), str(len(new)),
+        table.add_row(str(job.number), Text(job.name), str(len(job.stages)), str(len(job.stages) - len(missing)), str(len(new)),
                       "~" + clock(sum(missing.values())) if missing else "", state, job.folder.name)
     out.print(table)
 

@@ -38,3 +38,15 @@ class OffTarget(Metric):
             return None if latin or share is None else 0.0
         short = len(text.strip()) < 20
         return None if latin and short and not found else float(not found)
+
+
+def judged_language(answer: str, lang: str) -> tuple[float | None, str | None]:
+    """(1 if the answer is not in `lang`, 0 if it is, None if nobody can tell; its language, ``und`` where that cannot be named)."""
+    from xalign.langid import guess, script_share
+
+    wrong = OffTarget().per_example([answer], [lang])[0]
+    if not wrong:
+        return wrong, None if wrong is None else lang
+    found = guess(answer)  # of a text that is in no language, CLD3 names one of another script
+    named = found != lang and (found not in LANGUAGES or (script_share(answer, found) or 0) >= 0.5)
+    return wrong, found if named else "und"

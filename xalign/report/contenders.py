@@ -112,11 +112,15 @@ def _words(member: Member, key: str) -> str:
 
 
 def _identity(member: Member, over: str) -> dict[str, Any]:
-    """Everything in the configuration that must be the same within a row; the column's own key may differ."""
+    """Everything in the configuration that must be the same within a row; the column's own key may differ.
+
+    A file that is named by its languages (``eng-fin.txt``) is the same for all of them.
+    """
     own = member.run.model("after" if member.when == "after" else "before").identity
     dropped = {f"choices.{over}", over, "" if member.when == "after" else "mode"}
     node = f"{over}." if over in ("method", "backbone", *NODES) else "\n"
-    return {k: v for k, v in own.items() if k not in dropped and not k.startswith(node)}
+    roles = {k: as_roles(v, member.run.source, member.lang) if isinstance(v, str) else v for k, v in own.items()}
+    return {k: v for k, v in roles.items() if k not in dropped and not k.startswith(node)}
 
 
 def _members(run: FinishedRun) -> Iterable[Member]:

@@ -10,7 +10,7 @@ NARROW = 9  # columns; wider tables span the page and are scaled to it
 # a row that begins with [ or * would be an argument of the line break before it
 SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "|": "$|$", '"': "''",
            "±": r"$\pm$", "→": r"$\rightarrow$", "–": "--", "×": r"$\times$", "·": r"$\cdot$", "−": "$-$", "≤": r"$\leq$", "≥": r"$\geq$",
-           "≈": r"$\approx$", "†": r"$\dagger$", "‡": r"$\ddagger$", "…": r"\ldots{}", "\u00a0": "~", "\n": " ",
+           "≈": r"$\approx$", "†": r"$\dagger$", "‡": r"$\ddagger$", "…": r"\ldots{}", "✓": r"$\surd$", "\u00a0": "~", "\n": " ",
            "[": "{[}", "*": "{*}", **{c: "\\" + c for c in "&%$#_{}"}}
 
 

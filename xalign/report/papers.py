@@ -82,7 +82,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             made += [*([method_grid(spent)] if spent else []), papers_grid()]
         study = chosen_study(name)
         own = of_experiment(name, runs, args.runs)
-        seen = study.findings(own) if study and runs else None
+        seen, lacking = None, None
+        try:
+            seen = study.findings(own) if study and runs else None
+        except XalignError as e:  # the paper's tables stand without it
+            lacking = e
         if args.csv:
             cells_csv(args.csv, name, tables)
         if args.markdown:
@@ -92,6 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         show(made)
         if seen:
             present(seen, args.plots or Path("study") / name)
+        if lacking:
+            raise XalignError(f"study={study.name}: {lacking}")  # type: ignore[union-attr]
         if args.html and not own:
             raise XalignError(f"--html {args.html}: there are no finished runs to write about; make them with: {commands(name)[0]}")
         if args.html:

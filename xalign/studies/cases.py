@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from xalign.cache import Artifact, Stage
 from xalign.config import ConfigError, XalignError, within
 from xalign.data.examples import read_jsonl, write_jsonl
-from xalign.languages import LANGUAGES
 from xalign.studies.answers import changed, cut
 from xalign.studies.base import Findings, Study, exported
 from xalign.studies.cases_view import FILE, answers_grid, languages_plot, rates_grid, sections_of, side_by_side, unique
@@ -107,7 +106,7 @@ def answered(run: Run, study: CasesStudy, prompts: Sequence[Prompt], model: Stag
     Args:
         frame: the prompts around the input that `model` was trained with; None: the input alone.
     """
-    from xalign.metrics.offtarget import OffTarget
+    from xalign.metrics.offtarget import OffTarget, judged_language
 
     backbone, limit = run.backbone, study.max_new_tokens
     asked = [{"id": p.id, "lang": p.lang, "prompt": p.text} for p in prompts]
@@ -147,23 +146,10 @@ def answered(run: Run, study: CasesStudy, prompts: Sequence[Prompt], model: Stag
                  f"languages of the cases, {when} model")
 
 
-def judged_language(answer: str, lang: str) -> tuple[float | None, str | None]:
-    """(1 if the answer is not in `lang`, 0 if it is, None if nobody can tell; its language, ``und`` where that cannot be named)."""
-    from xalign.langid import guess, script_share
-    from xalign.metrics.offtarget import OffTarget
-
-    wrong = OffTarget().per_example([answer], [lang])[0]
-    if not wrong:
-        return wrong, None if wrong is None else lang
-    found = guess(answer)  # of a text that is in no language, CLD3 names one of another script
-    named = found != lang and (found not in LANGUAGES or (script_share(answer, found) or 0) >= 0.5)
-    return wrong, found if named else "und"
-
-
 def check_room(backbone: Any, prompts: Sequence[Prompt], texts: Sequence[str], limit: int) -> None:
     """Raise XalignError for a prompt that the model cannot read as a whole beside an answer of `limit` tokens."""
     for prompt, ids in zip(prompts, backbone.encode_prompts(texts), strict=True):
-        if len(ids) > backbone.max_length:
+        if len(ids) > backbone.max_length - limit:
             raise XalignError(f"{prompt.where}: id={prompt.id}: has {len(ids):,} tokens with the template, and the model reads "
                               f"{backbone.max_length:,}, answer of study.max_new_tokens={limit} included; shorten it, lower "
                               "study.max_new_tokens, or raise backbone.max_length where the model can read more")

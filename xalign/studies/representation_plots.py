@@ -131,8 +131,8 @@ def curves(entries: Sequence[Entry]) -> Plot:
         row[0].set_ylabel(OF[pooling])
     handles = [Line2D([], [], color=c.colour, ls=c.style, lw=1.3) for c in lines]
     legend_above(figure, handles, [c.label for c in lines])
-    text = (f"{what}{about(space)}. Layer 0: embeddings. Bands: 95\u00a0% (1.96 x s.e.). Dotted: chance (1/{space.n}) or 0, unrelated vectors. "
-            "Centred: after each language's mean vector has been subtracted. CKA: linear, unbiased.")
+    text = (f"{what}{about(space)}. Layer 0: embeddings. Bands: 95\u00a0% (1.96 x s.e.). Dotted: chance (1/{space.n}) or 0, unrelated "
+            "vectors. Centred: after each language's mean vector has been subtracted. CKA: linear, unbiased.")
     alt = [f"{c.label}: " + ", ".join(f"{NAMES[m]} {number(c.at('mean', layer, m)[0])}" for m in METRICS) for c in lines
            for layer in [round(c.layers / 2)]]
     alt_text = "Curves. In the middle layer, mean of the tokens: " + "; ".join(alt) + "."
@@ -158,14 +158,19 @@ def _map(axis: Any, space: Space, kind: str, layer: int, draw: int, size: float)
     axis.add_collection(LineCollection(joins, colors="#777777", linewidths=0.45, alpha=0.45, zorder=1))
     for k, lang in enumerate(space.langs):
         xs, ys = zip(*(places[lang][i] for i in ids), strict=True)
-        axis.scatter(xs, ys, s=size if k else 2.4 * size, color=COLOURS[k % len(COLOURS)], marker=MARKERS[k % len(MARKERS)], lw=0.3, edgecolor="white", zorder=2)
+        axis.scatter(xs, ys, s=size if k else 2.4 * size, lw=0.3, edgecolor="white", zorder=2, **_look(k))
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(True)
     axis.spines[:].set_color("#bbbbbb")
 
 
+def _look(k: int) -> dict[str, str]:
+    """Colour and marker of the k-th language."""
+    return {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)]}
+
+
 def _legend(figure: Plot, langs: Sequence[str]) -> None:
-    handles = [Line2D([], [], color=COLOURS[k % len(COLOURS)], marker=MARKERS[k % len(MARKERS)], ls="", ms=4 if k else 6) for k in range(len(langs))]
+    handles = [Line2D([], [], ls="", ms=4 if k else 6, **_look(k)) for k in range(len(langs))]
     legend_above(figure, [*handles, Line2D([], [], color="#777777", lw=0.7, alpha=0.6)], [*map(language, langs), "joins translations"])
 
 

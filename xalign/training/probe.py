@@ -15,9 +15,8 @@ import torch
 
 from xalign.data.examples import Example
 from xalign.data.packing import Row
-from xalign.langid import guess
 from xalign.languages import LANGUAGES
-from xalign.metrics.offtarget import OffTarget
+from xalign.metrics.offtarget import OffTarget, judged_language
 from xalign.training.rollouts import sample
 
 SAMPLES = "samples.jsonl"
@@ -120,12 +119,9 @@ class Probe:
 
     def _judged(self, question: Question, ids: list[int]) -> dict[str, Any]:
         answer = self.tokenizer.decode([i for i in ids if i not in self.stop], skip_special_tokens=True).strip()
-        wrong, lang = OffTarget().per_example([answer], [question.lang])[0], question.lang
-        detected = None if wrong is None else guess(answer) if wrong else lang
-        if wrong and detected == lang:  # CLD3 read the few letters of that script
-            detected = "und"
-        return {"id": question.id, "lang": lang, "prompt": question.prompt, "answer": answer, "detected": detected, "off_target": wrong,
-                "held_out": question.held_out}
+        wrong, detected = judged_language(answer, question.lang)
+        return {"id": question.id, "lang": question.lang, "prompt": question.prompt, "answer": answer, "detected": detected,
+                "off_target": wrong, "held_out": question.held_out}
 
     def facts(self) -> dict[str, Any]:
         """How many questions each language has, and where they are from."""
