@@ -134,7 +134,7 @@ def test_gains_over_another_method_by_source_language(tmp_path):
     found = findings(tmp_path, against="sft", names={"sdrrl from English": "English", "sdrrl from French": "French"})
     lines = numbers(found)
     assert labels(found)[2:-1] == ["sft from English", "sft from French", "English", "French"]
-    assert found.grids[0].dim == {0, 1, 2, 3, 6}  # references stand for themselves
+    assert found.grids[0].dim == {0, 1, 2, 3, 6} and found.grids[0].columns[-1] == "- sft"  # references stand for themselves
     for name, gained in (("English", 6), ("French", 2)):
         for role, lang in (("target", "fin"), ("source", "fin")):
             assert float(lines[name, role, lang]["difference"]) == pytest.approx(gained / ITEMS)

@@ -115,7 +115,7 @@ def run_one(overrides: list[str], flags: list[str]) -> None:
     try:
         hydra.main(version_base="1.3", config_path=str(package_folder("conf")), config_name="config")(job)()
     except (HydraException, OmegaConfBaseException) as e:
-        raise explain(e, overrides) from None
+        raise explain(e, overrides, config_flags(flags).get("--config-dir", "")) from None
     if _raised:
         raise _raised.pop()
 

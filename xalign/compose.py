@@ -42,10 +42,11 @@ def describe(path: Path) -> str:
     return first.lstrip("# ") if first.startswith("#") else ""
 
 
-def offered(group: str) -> dict[str, str]:
-    """Choice → description for one group of conf/ (or ``experiments``)."""
-    folder = package_folder("experiments") if group == "experiments" else package_folder("conf") / group
-    return {str(p.relative_to(folder).with_suffix("")): describe(p) for p in sorted(folder.glob("*.yaml"))}
+def offered(group: str, own: str = "") -> dict[str, str]:
+    """Choice → description for one group of conf/ (or ``experiments``), and of `own`, the user's ``--config-dir``."""
+    folders = [package_folder("experiments") if group == "experiments" else package_folder("conf") / group]
+    folders += [Path(own) / group] if own else []
+    return {p.stem: describe(p) for folder in folders for p in sorted(folder.glob("*.yaml"))}
 
 
 def defaults() -> dict[str, str]:
@@ -74,7 +75,7 @@ def help_text() -> str:
     return "\n".join(lines)
 
 
-def keys_of(group: str, name: str) -> list[str]:
+def keys_of(group: str, name: str, own: str = "") -> list[str]:
     """Dotted keys that one YAML of a group defines, those of nodes inside it too."""
     import yaml
 
@@ -82,7 +83,8 @@ def keys_of(group: str, name: str) -> list[str]:
         own = [(f"{prefix}.{k}", v) for k, v in values.items() if k != "_target_"]
         return [key for k, v in own for key in (k, *(walk(k, v) if isinstance(v, dict) else ()))]
 
-    path = package_folder("conf") / group / f"{name}.yaml"
+    folders = [package_folder("conf"), *([Path(own)] if own else [])]
+    path = next((p for folder in folders if (p := folder / group / f"{name}.yaml").is_file()), folders[0])
     return walk(f"task.{name}" if group == "task" else group, yaml.safe_load(path.read_text(encoding="utf-8"))) if path.is_file() else []
 
 
@@ -173,8 +175,8 @@ def check_launcher(overrides: list[str], multirun: bool) -> None:
                           "or choose hydra/launcher=submitit_local")
 
 
-def explain(error: Exception, overrides: list[str]) -> ConfigError:
-    """Hydra's error about `overrides` as one line that names the key, the value and the nearest name."""
+def explain(error: Exception, overrides: list[str], own: str = "") -> ConfigError:
+    """Hydra's error about `overrides` as one line that names the key, the value and the nearest name; `own`: the ``--config-dir``."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -190,7 +192,7 @@ def explain(error: Exception, overrides: list[str]) -> ConfigError:
         if o.key_or_group in groups:
             values = list(o.sweep_string_iterator()) if o.is_sweep_override() else o.value() if isinstance(o.value(), list) else [o.value()]
             for value in map(str, values):
-                names = offered(o.key_or_group)
+                names = offered(o.key_or_group, own)
                 if value not in names:
                     return ConfigError(f"{o.key_or_group}={value}: no such {o.key_or_group}{nearest(value, names)} "
                                        f"Choices: {', '.join(names)}")
@@ -198,7 +200,7 @@ def explain(error: Exception, overrides: list[str]) -> ConfigError:
     known = [*PLAIN, *groups]
     for group, names in chosen.items():
         for name in names if isinstance(names, list) else [names]:
-            known += keys_of(group, str(name))
+            known += keys_of(group, str(name), own)
     for o in parsed:
         key = o.key_or_group
         if key not in known and not key.startswith("hydra"):

@@ -106,7 +106,7 @@ def compose(overrides: list[str], flags: dict[str, str]) -> tuple[list[Job], Dic
         main = loader.load_configuration(flags.get("--config-name", "config"), [*overrides, search], RunMode.MULTIRUN)
         jobs = [Job(i, c) for i, c in enumerate(combinations(main.hydra.sweeper, main.hydra.overrides.task, loader), 1)]
     except (HydraException, OmegaConfBaseException) as e:
-        raise explain(e, overrides) from None
+        raise explain(e, overrides, flags.get("--config-dir", "")) from None
     same = set[str].intersection(*(set(job.overrides) for job in jobs))
     plans: dict[str, Cache] = {}
     for job in jobs:
@@ -125,7 +125,7 @@ def compose(overrides: list[str], flags: dict[str, str]) -> tuple[list[Job], Dic
             job.cache = plans.setdefault(job.run.cache, Cache(job.run.cache))
             job.done = finished(plan, job.cache, job.folder)
         except (HydraException, OmegaConfBaseException) as e:
-            job.error = str(explain(e, job.overrides))
+            job.error = str(explain(e, job.overrides, flags.get("--config-dir", "")))
         except XalignError as e:
             job.error = str(e)
     return jobs, main, loader

@@ -141,7 +141,7 @@ def _grid(panels: Sequence[Panel], variants: Sequence[Variant], references: Mapp
           untrained: Sequence[Contender]) -> Grid:
     """Variants with their parts, scores, differences and marks."""
     whom = list(dict.fromkeys(v.label for v in references.values()))
-    minus = f"- {whom[0]}" if len(whom) == 1 else "difference"
+    minus = f"- {whom[0] if len(whom) == 1 else references[next(iter(references))].runs[0].method}" if whom else "difference"
     grid = Grid(f"Ablation: {', '.join(dict.fromkeys(v.runs[0].method for v in variants))}", ["", *parts])
     for panel in panels:
         grid.columns += ["\n".join([*panel.title.split(), panel.of]), minus]

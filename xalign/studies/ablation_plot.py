@@ -55,7 +55,7 @@ def effects_plot(panels: Sequence[Panel], variants: Sequence[Variant], reference
                            f"[{number(got.ci_low, pc, sign=True)}, {number(got.ci_high, pc, sign=True)}]")
         axis.axvline(0, color="black", lw=0.8, zorder=1)
         axis.set_title(_title(panel, whom), loc="left", fontsize=7.5)
-        axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        axis.xaxis.set_major_locator(MaxNLocator(4 if columns > 3 else 5, steps=[1, 2, 5, 10]))
         axis.xaxis.set_major_formatter(lambda v, _, pc=pc: "0" if abs(v) < 1e-9 else f"{v:+g}".replace("0.", ".").replace("-", "−"))
         axis.margins(x=0.08)
         axis.grid(axis="x")

@@ -46,12 +46,12 @@ class Allocation(Study):
         own = [run for run in runs if run.method == "muit" and run.trained]
         if not own:
             there = ", ".join(sorted({r.method for r in runs}))
-            raise XalignError(f"study=allocation: compares trained runs of method=muit, and here are runs of {there}; {SWEEP}")
+            raise XalignError(f"compares trained runs of method=muit, and here are runs of {there}; {SWEEP}")
         task, metric = Scaling(score=self.score).scored(own)
         splits, notes = gather(own, task, metric)
         if not any(len(split.ways) > 1 for split in splits):
             there = "; ".join(f"{split.budget:,} rows {', '.join(w.name for w in split.ways)}" for split in splits)
-            raise XalignError(f"study=allocation: no budget was shared in two ways ({there}); {SWEEP}")
+            raise XalignError(f"no budget was shared in two ways ({there}); {SWEEP}")
         compare_all(splits, metric)
         return Findings([rows_grid(splits, own), scores_grid(splits, task, metric, notes)], [draw(splits, task, metric)],
                         {"allocation.csv": allocation_csv(splits, task, metric)})

@@ -89,7 +89,9 @@ def _words(splits: Sequence[Split], task: str, metric: str) -> tuple[str, str, s
                 parts.append(f"{split.title}, {way.name}: {last} {scale * got.diff:+.2f} {span}")
     counts = [way.value(lang)[2] for split in splits for way in split.ways for lang in split.langs]
     text = (f"Difference in {arrow(task)} {metric}: {'; '.join(parts) or 'none could be tested'}. n {spread(counts)} items a language; "
-            "95 % paired bootstrap intervals.")
+            "95 % paired bootstrap intervals")
+    seeds = max(len(way.runs) for split in splits for way in split.ways)
+    text += " over items and seeds." if seeds > 1 else " over items; one training each."
     text += " Diamonds: the same difference by the laws that made the allocation." * any(split.laws for split in splits)
     alt = "; ".join(f"{split.title}, {way.name}: " + ", ".join(f"{language(k)} {way.rows[k]:,.0f}" for k in split.langs)
                     for split in splits for way in split.ways)

@@ -88,7 +88,7 @@ def _notes(splits: Sequence[Split], metric: str) -> list[str]:
     if tested:
         out.append(f"Differences on the items that both models answered{', seed by seed' * several}: {STARS.format(k=len(tested))} "
                    "(two-sided paired randomisation); in brackets 95 % bootstrap intervals. Of the mean, translations of one text are "
-                   "exchanged together.")
+                   "exchanged together." + " One training each: the intervals are of test items, not of seeds." * (not several))
     lacking = [f"{split.title}: {way.name}" for split in splits for way in split.ways if way.name != UNIFORM and not way.tests]
     if lacking:
         out.append(f"Not compared, for want of a uniform split of the same budget or of per-example scores: {'; '.join(lacking)}.")

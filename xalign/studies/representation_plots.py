@@ -76,7 +76,7 @@ def _lines(entries: Sequence[Entry]) -> tuple[list[Curve], str]:
     if len(entries) == 1 and len(entries[0].spaces) <= FEW:
         (entry,), found = entries, []
         for i, lang in enumerate(entry.spaces):
-            colour, layers = COLOURS[i % len(COLOURS)], entry.own(lang)[0].layers
+            colour, layers = _look(i + 1)["color"], entry.own(lang)[0].layers  # as in the maps
             if trained:
                 grey = GREY if len(entry.spaces) == 1 else colour
                 found.append(Curve(f"{language(lang)}, untrained", grey, (0, (3, 2)), layers, _average(entry, [lang], "before")))
@@ -158,7 +158,7 @@ def _map(axis: Any, space: Space, kind: str, layer: int, draw: int, size: float)
     axis.add_collection(LineCollection(joins, colors="#777777", linewidths=0.45, alpha=0.45, zorder=1))
     for k, lang in enumerate(space.langs):
         xs, ys = zip(*(places[lang][i] for i in ids), strict=True)
-        axis.scatter(xs, ys, s=size if k else 2.4 * size, lw=0.3, edgecolor="white", zorder=2, **_look(k))
+        axis.scatter(xs, ys, s=size if k else 2 * size, lw=0.3, edgecolor="white", zorder=2, **_look(k))
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(True)
     axis.spines[:].set_color("#bbbbbb")
@@ -179,7 +179,7 @@ def tsne_map(models: Sequence[tuple[str, Space]], draw: int, end: str) -> Plot:
     """The last layer's last token in two dimensions by t-SNE, a panel a model. Source: SDRRL, Figure 2."""
     columns = len(models) if len(models) <= 3 else math.ceil(len(models) / math.ceil(len(models) / 4))
     rows, side = math.ceil(len(models) / columns), min(3.1, WIDTH / columns)
-    figure = new_plot(f"tsne{end}", max(columns * side, 3.6), rows * (side + 0.15) + 0.85)
+    figure = new_plot(f"tsne{end}", max(columns * side, 4.4), rows * (side + 0.15) + 0.85)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     space, alt = models[0][1], []
     for axis, (title, own) in zip(axes, models, strict=False):

@@ -90,7 +90,7 @@ class Representations(Study):
                     "instruction": self.instruction}
 
         count = self.sentences or 500
-        return Stage(self.name, 2, params, work, (model, texts), seconds(run, count * len(langs)),
+        return Stage(self.name, 2, params, work, (model, texts), seconds(run, count * len(langs), self.instruction),
                      f"representations of {'the trained' if when == 'after' else 'the untrained'} model")
 
     def rows(self, run: Run, found: Mapping[str, Artifact]) -> list[dict[str, Any]]:
@@ -126,15 +126,15 @@ class Representations(Study):
 
 
 def _langs(run: Run) -> list[str]:
-    """The source language, then the others."""
-    return list(dict.fromkeys((run.source, *run.lang)))
+    """The source language, then the others by their codes: the same languages in another order are the same stage."""
+    return [run.source, *sorted({*run.lang} - {run.source})]
 
 
-def seconds(run: Run, texts: int) -> float:
-    """Estimated cost of `texts` hidden states, and of what is made of them, on two cores."""
+def seconds(run: Run, texts: int, instruction: bool) -> float:
+    """Estimated cost of the hidden states of `texts`, twice as long in a template, and of what is made of them, on two cores."""
     shape = run.backbone.shape()
     weights = 1.35e8 if isinstance(shape, str) else shape.parameters - shape.words
-    return 8 + texts * (0.01 + weights * 9e-10)
+    return 8 + texts * (0.01 + weights * 9e-10 * (1 + instruction))
 
 
 def measure(folder: Path, langs: Sequence[str], ids: Sequence[str], vectors: Any, seed: int) -> dict[str, Any]:
