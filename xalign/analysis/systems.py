@@ -217,7 +217,7 @@ def tell_apart(labels: Sequence[str], facts: Sequence[Mapping[str, Any]], folder
     out, notes = list(labels), []
     for label in [k for k in dict.fromkeys(labels) if labels.count(k) > 1]:
         same = [i for i, k in enumerate(labels) if k == label]
-        keys = _differing([facts[i] for i in same])
+        keys = differing([facts[i] for i in same])
         chosen = keys
         if any(len(_words(facts[i], keys)) > SHORT for i in same):
             chosen = []
@@ -234,7 +234,7 @@ def tell_apart(labels: Sequence[str], facts: Sequence[Mapping[str, Any]], folder
     return [str(folder) if out.count(label) > 1 else label for label, folder in zip(out, folders, strict=True)], notes
 
 
-def _differing(facts: Sequence[Mapping[str, Any]]) -> list[str]:
+def differing(facts: Sequence[Mapping[str, Any]]) -> list[str]:
     """The keys in which facts differ, without those that follow from a differing choice (another backbone has other settings)."""
     def values(key: str, among: Sequence[Mapping[str, Any]]) -> set[str]:
         return {json.dumps(f.get(key), default=str) for f in among}

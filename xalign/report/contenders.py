@@ -119,7 +119,8 @@ def _identity(member: Member, over: str) -> dict[str, Any]:
     own = member.run.model("after" if member.when == "after" else "before").identity
     dropped = {f"choices.{over}", over, "" if member.when == "after" else "mode"}
     node = f"{over}." if over in ("method", "backbone", *NODES) else "\n"
-    roles = {k: as_roles(v, member.run.source, member.lang) if isinstance(v, str) else v for k, v in own.items()}
+    roles = {k: as_roles(v, member.run.source, member.lang) if isinstance(v, str) and k != "source" else v
+             for k, v in own.items()}
     return {k: v for k, v in roles.items() if k not in dropped and not k.startswith(node)}
 
 

@@ -47,7 +47,7 @@ def rivals(rows: Sequence[Contender], baseline: str | None) -> dict[str, Contend
     return out
 
 
-def _scored(runs: Runs, when: str = "") -> dict[int, Scored]:
+def scored(runs: Runs, when: str = "") -> dict[int, Scored]:
     """Seed → per-example scores; `when`: of that model of the same runs."""
     out = {}
     for m, r in runs:
@@ -64,7 +64,7 @@ def _test(runs: Runs, rival: Runs | None) -> tuple[float | None, str]:
         return None, ""
     if rival is None and len(runs) == 1 and is_number(runs[0][1].get("p")):
         return runs[0][1]["p"], ""  # the same test, done when the run ended
-    a, b = (_scored(runs, "before") if rival is None else _scored(rival)), _scored(runs)
+    a, b = (scored(runs, "before") if rival is None else scored(rival)), scored(runs)
     if not a or not b:
         return None, "not tested, there are no per-example scores"
     got = compare_on(runs[0][1]["metric"], a, b, bootstrap=False)
@@ -121,7 +121,7 @@ def add_average(pivot: Pivot, rows: Sequence[Contender], found: Found, against: 
     kinds = set()
     for c in rows:
         if all(has(c, x) for x in langs):
-            pivot.average[c.label], kind = _average([pivot.cells[c.label, x] for x in langs], [found[c.label, x][0] for x in langs],
+            pivot.average[c.label], kind = average([pivot.cells[c.label, x] for x in langs], [found[c.label, x][0] for x in langs],
                                                     pivot.role == "source")
             kinds.add(kind)
     where = "source block, average" if pivot.role == "source" else "average"
@@ -131,7 +131,7 @@ def add_average(pivot: Pivot, rows: Sequence[Contender], found: Found, against: 
         _test_average(pivot, systems, rows, langs, against)
 
 
-def _average(cells: Sequence[Cell], runs: Sequence[Runs], of_source: bool) -> tuple[Cell, str]:
+def average(cells: Sequence[Cell], runs: Sequence[Runs], of_source: bool) -> tuple[Cell, str]:
     """(the mean of the cells, how its standard error was found)."""
     value = statistics.fmean(x.value for x in cells if x.value is not None)
     whole = replace(cells[0], value=value, se=None, n=sum(x.n for x in cells), p=None, mark="")

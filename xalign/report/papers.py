@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the tables as Markdown too")
     parser.add_argument("--latex", metavar="FILE", type=Path, help="write the tables as LaTeX too")
     parser.add_argument("--plots", metavar="DIR", type=Path, help="where the experiment's study is written (default: study/NAME)")
-    parser.add_argument("--html", metavar="FILE", type=Path, help="write a page of its own: tables, the study's pictures, plots, costs, examples")
+    parser.add_argument("--html", metavar="FILE", type=Path, help="write a page of its own: tables, pictures, costs, examples")
 
     def work() -> None:
         args = parser.parse_args(argv)

@@ -155,7 +155,7 @@ def _pivot(rows: Sequence[Contender], columns: Sequence[str], over: str, metric:
     kept = [x for x in columns if any(own[x][0] for c, own in gathered if not c.reference)]
     found = {(label, x): own[x] for (_, own), label in zip(gathered, labels, strict=True) for x in kept}
     pivot = Pivot("source" if of_source else "target", shown[0].source, "", *metric, (), over, labels, kept,
-                  {place: _cell(*what) for place, what in found.items()}, lower=metric[1].startswith(LOWER_IS_BETTER),
+                  {place: cell_of(*what) for place, what in found.items()}, lower=metric[1].startswith(LOWER_IS_BETTER),
                   reference={c.label for c in shown if c.reference}, runs={c.label: c.runs for c in shown}, notes=notes)
     signatures = (as_roles(r["signature"], m.run.source, m.lang) for c in shown if not c.reference for x in kept
                   for m, r in found[c.label, x][0] if r.get("signature"))
@@ -168,7 +168,7 @@ def _pivot(rows: Sequence[Contender], columns: Sequence[str], over: str, metric:
     return pivot
 
 
-def _cell(found: Sequence[tuple[Member, Row]], reason: str) -> Cell:
+def cell_of(found: Sequence[tuple[Member, Row]], reason: str) -> Cell:
     """The mean over a cell's runs."""
     if not found:
         return Cell(None, reason=reason)

@@ -12,7 +12,7 @@ from xalign.compose import defaults, package_folder
 if TYPE_CHECKING:
     from xalign.report.runs import FinishedRun
 
-NOT_GROUPS = ("hydra/", "experiments", "tracker", "study")  # an experiment's values are given one by one; a tracker or a study changes no score
+NOT_GROUPS = ("hydra/", "experiments", "tracker", "study")  # an experiment's values are given one by one; the others change no score
 OF_EVALUATION = ("backbone", "task", "metric")  # what a run of mode=evaluate depends on
 
 

@@ -10,8 +10,8 @@ from xalign.analysis.systems import Outcome
 from xalign.config import XalignError
 from xalign.languages import LANGUAGES
 from xalign.report.contenders import UNTRAINED, Contender, contenders, labelled, scored_runs
-from xalign.report.marks import Runs, _average, _scored
-from xalign.report.pivot import Cell, _cell
+from xalign.report.marks import Runs, average, scored
+from xalign.report.pivot import Cell, cell_of
 from xalign.report.runs import FinishedRun
 from xalign.rows import ALPHA, LOWER_IS_BETTER, arrow
 from xalign.studies.variants import Variant, named
@@ -147,9 +147,9 @@ def panel_of(score: Score, variants: Sequence[Variant], references: Mapping[str,
 
 
 def _cells(runs: Mapping[str, Runs], of_source: bool) -> dict[str, Cell]:
-    cells = {lang: _cell(own, "") for lang, own in runs.items()}
+    cells = {lang: cell_of(own, "") for lang, own in runs.items()}
     one = len(cells) == 1
-    return cells | {MEAN: next(iter(cells.values())) if one else _average(list(cells.values()), list(runs.values()), of_source)[0]}
+    return cells | {MEAN: next(iter(cells.values())) if one else average(list(cells.values()), list(runs.values()), of_source)[0]}
 
 
 def _test(effect: Effect, label: str, other: Effect | None) -> None:
@@ -162,7 +162,7 @@ def _test(effect: Effect, label: str, other: Effect | None) -> None:
     if asked[:len(effect.runs)] != asked[len(effect.runs):]:
         effect.reason = f"{label} was asked in another language"
         return
-    sides = [(_scored(other.runs[lang]), _scored(effect.runs[lang])) for lang in effect.runs]
+    sides = [(scored(other.runs[lang]), scored(effect.runs[lang])) for lang in effect.runs]
     if not all(a and b for a, b in sides):
         effect.reason = "there are no per-example scores"
         return

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from xalign.analysis.systems import _differing as differing
+from xalign.analysis.systems import differing
 from xalign.config import XalignError
 from xalign.languages import LANGUAGES
 from xalign.report.against import fits
