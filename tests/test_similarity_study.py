@@ -8,13 +8,12 @@ import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from shutil import copytree
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import yaml
-from sklearn.metrics.pairwise import cosine_similarity
-from sklearn.neighbors import NearestNeighbors
 
 from xalign.__main__ import main
 from xalign.analysis.multiway import check_texts, read_texts, texts_stage
@@ -140,6 +139,9 @@ def test_retrieval_and_cosines_of_vectors_made_by_hand():
 
 
 def test_retrieval_and_cosines_agree_with_scikit_learn():
+    from sklearn.metrics.pairwise import cosine_similarity
+    from sklearn.neighbors import NearestNeighbors
+
     rng = np.random.default_rng(0)
     base = rng.normal(size=(40, 6))
     vectors = {lang: base + rng.normal(size=base.shape) * noise for lang, noise in (("eng", 0.3), ("fin", 0.8), ("jpn", 2.0))}
@@ -285,6 +287,11 @@ def test_several_runs_and_what_can_be_chosen_afterwards(work, tmp_path, capsys):
     (plain / "rows.jsonl").write_text((Path(runs[0]) / "rows.jsonl").read_text())
     assert main(["study", "similarity", str(plain)]) == 2
     assert "none of 1 runs measured it; repeat a run's command with study=similarity" in capsys.readouterr().err
+    for name in ("similarity.json", "receipt.json"):
+        copytree(runs[0], tmp_path / name)
+        (tmp_path / name / "study" / "similarity" / "before" / name).write_text("{")
+        assert main(["study", "similarity", str(tmp_path / name)]) == 2
+        assert f"{name}: is missing or damaged; repeat the run's command" in capsys.readouterr().err
 
 
 def test_an_unfit_run_is_one_line_before_torch(tmp_path):

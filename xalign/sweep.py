@@ -277,7 +277,7 @@ class Sweep:
             except XalignError as e:
                 if not incomplete:
                     raise
-                fail(f"study={study.name}: {e}")
+                fail(str(e))
 
 
 def run_sweep(overrides: list[str], flags: dict[str, str]) -> None:

@@ -19,7 +19,7 @@ from xalign.report.latex import latex
 from xalign.report.method_cost import method_grid, papers_grid
 from xalign.report.papertables import grids
 from xalign.report.runs import FinishedRun, load_runs
-from xalign.studies.base import present
+from xalign.studies.base import found, present
 from xalign.tables import markdown, show
 from xalign.terminal import LineParser, reading
 
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         own = of_experiment(name, runs, args.runs)
         seen, lacking = None, None
         try:
-            seen = study.findings(own) if study and runs else None
+            seen = found(study, own) if study and runs else None
         except XalignError as e:  # the paper's tables stand without it
             lacking = e
         if args.csv:
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if seen:
             present(seen, args.plots or Path("study") / name)
         if lacking:
-            raise XalignError(f"study={study.name}: {lacking}")  # type: ignore[union-attr]
+            raise lacking
         if args.html and not own:
             raise XalignError(f"--html {args.html}: there are no finished runs to write about; make them with: {commands(name)[0]}")
         if args.html:

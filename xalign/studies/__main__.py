@@ -10,7 +10,7 @@ from typing import Any
 from xalign.compose import keys_of, offered, package_folder
 from xalign.config import ConfigError, build, nearest
 from xalign.report.runs import load_runs
-from xalign.studies.base import Study, present
+from xalign.studies.base import Study, found, present
 from xalign.terminal import LineParser, reading
 
 ABOUT = "The papers' analyses of finished runs: a table, a picture and the numbers beside it."
@@ -36,7 +36,7 @@ def settings_of(texts: Sequence[str], name: str) -> dict[str, Any]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     known = [key.removeprefix("study.") for key in keys_of("study", name)]
     for text in texts:
         try:
@@ -46,8 +46,8 @@ def settings_of(texts: Sequence[str], name: str) -> dict[str, Any]:
         key = override.key_or_group.removeprefix("study.")
         if key not in known:
             raise ConfigError(f"{key}: is no key of study={name}{nearest(key, known)} Keys: {', '.join(known) or 'none'}")
-        found[key] = override.value()
-    return found
+        values[key] = override.value()
+    return values
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         given = [a for a in args.runs if "=" in a and not Path(a).exists()]
         study = make_study(args.name, settings_of(given, args.name))
         paths = [a for a in args.runs if a not in given]
-        present(study.findings(load_runs(paths or ["runs"])), args.out or Path("study") / args.name)
+        present(found(study, load_runs(paths or ["runs"])), args.out or Path("study") / args.name)
 
     return reading(work)
 

@@ -113,8 +113,8 @@ class Ablation(Study):
                 fit = [s for s in found if s.metric == metric and task in (s.task, s.task.partition(":")[0])
                        and role in ([], ["source" if s.of_source else "target"])]
                 if not fit:
-                    raise XalignError(f"study.scores={text}: none of these runs has it{nearest(text, [s.name for s in found])} "
-                                      f"There is {_listed(found)}")
+                    near = nearest(text, [s.name for s in found]) or "."
+                    raise XalignError(f"study.scores={text}: none of these runs has it{near} There is {_listed(found)}")
                 chosen += fit
         return sorted(dict.fromkeys(chosen), key=lambda s: s.of_source)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from xalign.config import Node
+from xalign.config import Node, XalignError
 from xalign.tables import Grid, markdown, show
 
 if TYPE_CHECKING:
@@ -68,28 +68,40 @@ def exported(run: FinishedRun, study: str) -> dict[str, Path]:
     return {when: path for when, path in places.items() if path.is_dir()}
 
 
+def found(study: Study, runs: Sequence[FinishedRun]) -> Findings:
+    """What a study finds in `runs`.
+
+    Raises:
+        XalignError: see `Study.findings`; the text names the study.
+    """
+    try:
+        return study.findings(runs)
+    except XalignError as e:
+        raise XalignError(str(e) if str(e).startswith("study") else f"study={study.name}: {e}") from None
+
+
 def show_study(study: Study, folders: Sequence[Path], out: Path) -> None:
     """Print and write a study of the runs in `folders`.
 
     Raises:
-        XalignError: see `Study.findings`.
+        XalignError: see `found`.
     """
     from xalign.report.runs import load_runs
 
-    present(study.findings(load_runs(list(dict.fromkeys(folders)))), out)
+    present(found(study, load_runs(list(dict.fromkeys(folders)))), out)
 
 
-def present(found: Findings, folder: Path) -> None:
+def present(findings: Findings, folder: Path) -> None:
     """Print the tables, and write them with the pictures and the other files into `folder`."""
     from xalign.report.drawing import save
 
-    show(found.grids)
+    show(findings.grids)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tables.md").write_text(markdown(found.grids), encoding="utf-8")
-    for name, text in found.files.items():
+    (folder / "tables.md").write_text(markdown(findings.grids), encoding="utf-8")
+    for name, text in findings.files.items():
         (folder / name).write_text(text, encoding="utf-8")
-    for plot in found.plots:
+    for plot in findings.plots:
         for kind in ("png", "pdf"):
             save(plot, folder / f"{plot.name}.{kind}")
-    for name in ("tables.md", *found.files, *(f"{plot.name}.{{png,pdf}}" for plot in found.plots)):
+    for name in ("tables.md", *findings.files, *(f"{plot.name}.{{png,pdf}}" for plot in findings.plots)):
         print(f"study    {folder / name}")

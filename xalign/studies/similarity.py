@@ -133,11 +133,11 @@ class Similarity(Study):
         for run in runs:
             base = None
             for when, folder in exported(run, self.name).items():
-                key = json.loads((folder / RECEIPT).read_text(encoding="utf-8"))["key"]  # the untrained model of several runs is one
+                key = read(folder, RECEIPT)["key"]  # the untrained model of several runs is one
                 base = spaces.setdefault(key, Space(run, when, read(folder), base))
         if not spaces:
-            raise XalignError(f"study=similarity: none of {len(runs)} runs measured it; repeat a run's command with study=similarity, or "
-                              "ask a backbone as it is: python -m xalign mode=study study=similarity 'lang=[fin,deu]'")
+            raise XalignError(f"none of {len(runs)} runs measured it; repeat a run's command with study=similarity, or ask a backbone as "
+                              "it is: python -m xalign mode=study study=similarity 'lang=[fin,deu]'")
         for f in fields(self):
             asked, used = getattr(self, f.name), {json.dumps(s.run.config.get(f"study.{f.name}")) for s in spaces.values()}
             if f.name not in ("measure", "constant") and asked != f.default and json.dumps(asked) not in used:
@@ -158,13 +158,13 @@ def _layer(asked: int, layers: int) -> int:
     return asked % (layers + 1)
 
 
-def read(folder: Path) -> dict[str, Any]:
-    """What `measure` found, from an artifact or a run's folder.
+def read(folder: Path, name: str = FILE) -> dict[str, Any]:
+    """What `measure` found, from an artifact or a run's folder; or another JSON file there.
 
     Raises:
         XalignError: the file is damaged.
     """
-    path = Path(folder) / FILE
+    path = Path(folder) / name
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
