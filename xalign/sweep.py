@@ -271,9 +271,10 @@ class Sweep:
         from xalign.studies.base import show_study
 
         studies = {repr(run.study): run.study for run, _ in runs if run.study.name}
-        for key, study in studies.items():
+        for number, (key, study) in enumerate(studies.items(), 1):
+            out = self.folder / (study.name if len(studies) == 1 else f"{study.name}-{number}")
             try:
-                show_study(study, [folder for run, folder in runs if repr(run.study) == key], self.folder / study.name)
+                show_study(study, [folder for run, folder in runs if repr(run.study) == key], out)
             except XalignError as e:
                 if not incomplete:
                     raise
