@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from xalign.config import XalignError
 from xalign.report.comparison import compare, comparison_csv
 from xalign.report.latex import latex
 from xalign.report.layout import pivot_grids, pivots_csv
@@ -66,6 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             grids = pivot_grids(found)
         else:
             grids = before_after(runs[0].rows) if len(runs) == 1 else compare(folders)
+        if not grids:
+            raise XalignError("these runs share no metric that systems are compared by; name one with --metric, or look at their study: "
+                              "python -m xalign study NAME RUN ...")
         costs = []
         if args.cost or args.html:
             from xalign.report.cost import cost_grids
