@@ -387,3 +387,20 @@ def test_the_command_needs_no_torch(two: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, *given], text=True, capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["law.yaml", "scaling.csv", "scaling.pdf", "scaling.png", "tables.md"]
+
+
+def test_an_experiments_report_shows_its_study_on_a_page_too(two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                           capsys: pytest.CaptureFixture[str]) -> None:
+    from xalign.report.papers import main as report
+
+    monkeypatch.chdir(tmp_path)
+    assert report(["experiment=xllm_figure3_lab", str(two), "--html", "page.html", "--markdown", "report.md"]) == 0
+    shown, page = capsys.readouterr().out, Path("page.html").read_text(encoding="utf-8")
+    assert "x-LLM Figure 3" in shown and "study    study/xllm_figure3_lab/law.yaml" in shown and "page     page.html" in shown
+    report_text = Path("report.md").read_text(encoding="utf-8")
+    assert "Scaling law S(X)" in page and "Scaling law S(X)" in report_text
+    assert page.index("Scaling law S") < page.index("x-LLM Figure 3") and page.count("data:image/png") >= 1
+    make_run(tmp_path / "few", "fin", 15, 7.0)
+    assert report(["experiment=xllm_figure3_lab", "few"]) == 2  # the paper's table first, then why there is no law
+    said = capsys.readouterr()
+    assert "x-LLM Figure 3" in said.out and said.err.count("\n") == 1 and "study=scaling: " in said.err and "3 different" in said.err
