@@ -53,7 +53,9 @@ class Letters(Study):
                  for run in runs for when, path in exported(run, "letters").items()]
         if not cells:
             raise XalignError("no run has counted its letters; add study=letters to its command")
-        return Findings([Grid("Letters", ["run", "when", "languages"], cells)], files={"letters.csv": "a,b\\n"})
+        from xalign.report.drawing import new_plot
+
+        return Findings([Grid("Letters", ["run", "when", "languages"], cells)], [new_plot("letters", 2, 1)], {"letters.csv": "a,b\\n"})
 '''
 
 
@@ -84,6 +86,18 @@ def test_a_run_computes_its_study_and_leaves_files_rows_and_a_table(own, cache, 
         ("before", 3, 3, "sft", run.name), ("after", 3, 3, "sft", run.name)]
     assert "Letters" in done.stdout and (run / "study" / "letters" / "tables.md").read_text().count("| after") == 1
     assert (run / "study" / "letters" / "letters.csv").read_text() == "a,b\n"
+    assert (run / "study" / "letters" / "letters.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_trackers_get_the_pictures_of_the_study_too(own, monkeypatch):
+    from xalign.config import build
+    from xalign.tracking.record import pictures
+
+    monkeypatch.syspath_prepend(str(own))
+    run, = (own / "runs").glob("sft-fin-*")
+    with_study, without = ([name for name, png, _ in pictures(run, print, study) if png.startswith(b"\x89PNG")]
+                           for study in (build({"_target_": "letters.Letters"}, "study"), make_study("ablation")))
+    assert with_study == ["study/letters", *without] and "learning_curves" in without
 
 
 def test_the_second_time_nothing_is_computed_and_what_is_gone_is_written_again(own, cache, parallel_files):

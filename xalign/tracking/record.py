@@ -20,6 +20,7 @@ from xalign.tracking import Package, Say, Start, Tracker, chosen, one_line, star
 
 if TYPE_CHECKING:
     from xalign.plan import Plan
+    from xalign.studies.base import Study
 
 MARK = "tracker.json"  # in the run's folder: what is recorded where
 SCORES = ["lang", "task", "metric", "when", "value", "se", "n", "diff", "p", "signature"]
@@ -161,18 +162,22 @@ def same_task(task: str, lang: str, source: str) -> str:
     return re.sub(r":(\w{3})-(\w{3})$", lambda m: f":{roles.get(m[1], m[1])}-{roles.get(m[2], m[2])}", task)
 
 
-def pictures(folder: Path, say: Say) -> Iterator[tuple[str, bytes, str]]:
-    """(name, PNG, caption) of the run's pictures; one that cannot be drawn is left out."""
+def pictures(folder: Path, say: Say, study: Study | None = None) -> Iterator[tuple[str, bytes, str]]:
+    """(name, PNG, caption) of the run's pictures, those of its study first; one that cannot be drawn is left out."""
     from xalign.report import plots
     from xalign.report.examples import HEADLINES
     from xalign.report.pivot import pivots
     from xalign.report.runs import load_runs
 
     runs = load_runs([folder])
-    drawn: list[tuple[str, Callable[[], Any]]] = [("learning_curves", lambda: plots.learning_curves(runs)),
-                                                  ("off_target_curves", lambda: plots.off_target_curves(runs))]
+    drawn: list[tuple[str, Callable[[], Any]]] = []
+    if study and study.name and not study.sweeps:
+        with suppress(XalignError):  # nothing to draw; the run itself says why
+            drawn += [(f"study/{plot.name}", lambda p=plot: p) for plot in study.findings(runs).plots]  # type: ignore[misc]
+    drawn += [("learning_curves", lambda: plots.learning_curves(runs)), ("off_target_curves", lambda: plots.off_target_curves(runs))]
     scored = {r["metric"] for r in runs[0].rows}
-    for pivot in _headlines(pivots(runs, by=("method",), metrics=[m for m in HEADLINES if m in scored])):
+    main = [m for m in HEADLINES if m in scored]
+    for pivot in _headlines(pivots(runs, by=("method",), metrics=main) if main else []):
         place = re.sub(r"\W+", "_", f"{pivot.role}_{pivot.task}_{pivot.metric}")
         drawn.append((f"bars/{place}", lambda p=pivot: plots.language_bars(p)))
         if len(pivot.columns) > 1:
@@ -248,7 +253,7 @@ def results(tracker: Tracker, run: Run, plan: Plan, cache: Cache, folder: Path, 
         tracker.table("examples", *examples(folder))
 
     def drawn() -> None:
-        for picture in pictures(folder, say):
+        for picture in pictures(folder, say, run.study):
             tracker.image(*picture)
 
     def packages() -> None:
