@@ -20,6 +20,7 @@ usage: python -m xalign [group=choice ...] [key=value ...]
        python -m xalign compare runs/A runs/B                     finished runs: differences, p-values, who wins where
        python -m xalign report runs/A runs/B                      finished runs in one table
        python -m xalign study scaling runs/                       an analysis of finished runs: a table, a picture
+       python -m xalign allocate LAWS.yaml --budget 300000        a budget of translations shared by scaling laws
        python -m xalign contamination TRAIN.jsonl TEST.jsonl      which test items stand in training data
        python -m xalign push runs/A USER/NAME --dry-run           publish the trained model with its card
        python -m xalign dashboard --entity E --project P          the W&B dashboard: scores, curves, costs
