@@ -82,10 +82,12 @@ class Scaling(Study):
         from xalign.studies.scaling_points import gather, name_systems
         from xalign.studies.scaling_report import files, laws_grid, points_grid
 
-        task, metric = self.scored(runs)
-        series, notes = gather(runs, task, metric)
-        fitted, without = self.fitted(series, metric)
-        if not fitted:
+        for task, metric in self.candidates(runs):  # of several that would do, the first that a law goes through
+            series, notes = gather(runs, task, metric)
+            fitted, without = self.fitted(series, metric)
+            if fitted:
+                break
+        else:
             first = next(iter(without.values()), f"no run was trained on translation rows; {SWEEP}")
             raise XalignError(f"study=scaling: {first}" + f" (and {len(without) - 1} more without a law)" * (len(without) > 1))
         notes += [f"Left out, no law goes through so few amounts of data: {', '.join(without)}."] * bool(without) + name_systems(fitted)
@@ -118,7 +120,11 @@ class Scaling(Study):
         return kept, without
 
     def scored(self, runs: Sequence[FinishedRun]) -> tuple[str, str]:
-        """(task with languages as roles, metric) of the score.
+        """(task with languages as roles, metric) of the score; see `candidates`."""
+        return self.candidates(runs)[0]
+
+    def candidates(self, runs: Sequence[FinishedRun]) -> list[tuple[str, str]]:
+        """(task with languages as roles, metric) of the score; of ``auto`` all that would do, the best first.
 
         Raises:
             XalignError: no run has it, or several tasks do.
@@ -132,12 +138,12 @@ class Scaling(Study):
         task, _, metric = self.score.rpartition("/")
         task, metric = roles.get((task, metric), (task, metric))
         if self.score == "auto":
-            fitting = [key for m in METRICS for key in there if key[1] == m and key[0].endswith(INTO)][:1]
+            fitting = [key for m in METRICS for key in there if key[1] == m and key[0].endswith(INTO)]
         else:
             fitting = [key for key in there if key[1] == metric and task in ("", key[0])]
             fitting = [key for key in fitting if key[0].endswith(INTO)] or fitting
-        if len(fitting) == 1 and not fitting[0][1].startswith(LOWER_IS_BETTER):
-            return fitting[0]
+        if fitting and (self.score == "auto" or len(fitting) == 1) and not fitting[0][1].startswith(LOWER_IS_BETTER):
+            return fitting
         names = [f"{t}/{m}" for t, m in there if "." not in m and not m.startswith(LOWER_IS_BETTER)]
         if len(fitting) > 1:
             which = " or ".join(f"{t}/{m}" for t, m in fitting)
