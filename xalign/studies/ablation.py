@@ -76,8 +76,8 @@ class Ablation(Study):
             return {v.label: full for v in variants if v is not full}
         methods = list(dict.fromkeys(v.runs[0].method for v in variants))
         if self.against not in methods or len(methods) < 2:
-            raise XalignError(f"study.against={self.against}: is not full and no method of these variants{nearest(self.against, methods)} "
-                              f"There is {', '.join(methods)}")
+            raise XalignError(f"study.against={self.against}: is not full and no method of these variants"
+                              f"{nearest(self.against, methods) or '.'} There is {', '.join(methods)}")
         alike = [k for k in keys if k != "method" and not k.startswith("method.")]
         out = {}
         for v in variants:
