@@ -13,7 +13,7 @@ import yaml
 
 from xalign.compose import package_folder
 from xalign.languages import LANGUAGES
-from xalign.report.against import compose
+from xalign.report.against import compose, fits
 from xalign.report.beside import beside, corrected, verdict
 from xalign.report.facts import AVERAGE, _file, blocks, commands, facts, names
 from xalign.report.papers import finished, main
@@ -239,6 +239,16 @@ def test_of_several_configurations_the_one_nearest_to_the_experiment_is_shown(tm
     make_run(tmp_path, "sdrrl", "fin", 0.5)
     assert beside("sdrrl_table2", finished([str(tmp_path)]))[0].ours["sdrrl", "fin"].value == 50.0
     assert "other configurations are left out" in " ".join(report(capsys, "experiment=sdrrl_table2", str(tmp_path)).split())
+
+
+def test_a_run_from_another_source_language_stands_in_no_row_that_is_from_english(tmp_path):
+    folder = make_run(tmp_path, "sdrrl", "fin", 0.2, source="fra")
+    rows = folder / "rows.jsonl"
+    rows.write_text(rows.read_text(encoding="utf-8").replace('"eng"', '"fra"'), encoding="utf-8")
+    run, = finished([str(tmp_path)])
+    assert not fits(run, {"method": "sdrrl"}) and fits(run, {"method": "sdrrl", "source": "fra"})
+    make_run(tmp_path, "sdrrl", "fin", 0.5)
+    assert beside("sdrrl_table2", finished([str(tmp_path)]))[0].ours["sdrrl", "fin"].value == 50.0
 
 
 def test_rows_that_are_settings_are_found_by_their_settings(tmp_path):
