@@ -79,7 +79,7 @@ def test_any_model_is_evaluated_without_training(cache, data, tmp_path):
     (["lang=germn"], "lang=germn: unknown language; did you mean 'deu'?"),
     (["task.limt=3"], "task.limt: unknown key; did you mean 'limit'?"),
     (["task.path=/nowhere"], "task.belebele.path=/nowhere: no such folder"),
-    (["mode=evalute"], "mode=evalute: must be one of train, evaluate; did you mean 'evaluate'?"),
+    (["mode=evalute"], "mode=evalute: must be one of train, evaluate, study; did you mean 'evaluate'?"),
     (["backbone=tiny_encoder", "task=[belebele,lab]", "task.belebele.scores=[bytes]"], "task.belebele.scores=['bytes']: bytes"),
 ])
 def test_what_cannot_be_evaluated_is_one_line(data, tmp_path, argv, message):
