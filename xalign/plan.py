@@ -184,10 +184,10 @@ def renew_failed(plan: Plan, cache: Cache) -> None:
 def finished(plan: Plan, cache: Cache, folder: Path) -> bool:
     """True if the run's folder is written and no stage is missing or to be tried again."""
     renew_failed(plan, cache)
-    return (folder / "run.json").is_file() and all(cache.has(s) for s in plan.stages()) and exported(folder, plan)
+    return (folder / "run.json").is_file() and all(cache.has(s) for s in plan.stages()) and studied(folder, plan)
 
 
-def exported(folder: Path, plan: Plan) -> bool:
+def studied(folder: Path, plan: Plan) -> bool:
     """True if what the run's study computes stands in the run's folder: another folder's run may have computed it."""
     from xalign.cache import RECEIPT
     from xalign.studies.base import place
