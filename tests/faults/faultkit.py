@@ -1,4 +1,4 @@
-"""What the fault tests share: the command line in a forked child of the test process (no second import of torch), and what a good refusal is."""
+"""What the fault tests share: the command line in a forked child of the test process, and what a good refusal is."""
 from __future__ import annotations
 
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 
 def forked(argv: list[str], cwd: Path, env: dict[str, str] | None = None, without: tuple[str, ...] = (),
            before: Callable[[], None] | None = None, timeout: int = 120) -> subprocess.CompletedProcess[str]:
-    """``python -m xalign ARGV`` in a forked child, as a user would see it.
+    """``python -m xalign ARGV`` as a user would see it; forked, since importing torch anew takes seconds.
 
     Args:
         without: modules whose import shall fail in the child, e.g. ``("torch",)`` for what must be refused before torch is imported.
@@ -30,8 +30,8 @@ def forked(argv: list[str], cwd: Path, env: dict[str, str] | None = None, withou
                 os.dup2(out.fileno(), 1)
                 os.dup2(err.fileno(), 2)
                 # not pytest's captures: what is printed goes to the two files
-                sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
-                sys.stderr = open(2, "w", encoding="utf-8", closefd=False)
+                sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+                sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
                 os.chdir(cwd)
                 os.environ.update(env or {})
                 for name in without:
