@@ -32,7 +32,7 @@ def test_array_lines_and_bom_give_the_same_examples(tmp_path: Path, text: str) -
     ('[{"instruction": "a",\n "output": }]', "a.json:2", "not valid JSON"),
     ('{"instruction": "a", "output": "b"}\n{"instruction"', "a.json:2", "not valid JSON"),
     ('{"instruction": "a", "output": "b"}\n{"instruction": "c"}', "a.json:2", "no 'output'"),
-    ('[{"instruction": "a", "output": "b"}, 7]', "record 2", "found int"),
+    ('[{"instruction": "a", "output": "b"}, 7]', "record 2", "found a number"),
     ('[{"instruction": "a", "output": ["b"]}]', "record 1", "'output' must be text"),
     ('[{"instruction": " ", "output": "b"}]', "record 1", "empty"),
     ("[]", "a.json", "no records"),

@@ -9,6 +9,7 @@ import re
 import stat
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -211,7 +212,9 @@ def test_wrong_values_are_refused_before_anything_runs(tmp_path: Path) -> None:
     path = tmp_path / "m" / "checkpoints" / "model.ckpt"
     path.parent.mkdir(parents=True)
     refused(rf"metric.comet.model={re.escape(str(tmp_path / 'm'))}: no such file", model=str(tmp_path / "m"))
-    path.write_bytes(b"")
+    path.write_bytes(b"PK not a checkpoint")
+    refused(r"metric.comet.model=.*model.ckpt: is no PyTorch checkpoint, or one that was cut short; name", model=str(path))
+    zipfile.ZipFile(path, "w").close()
     refused(r"metric.comet.kiwi=.*model.ckpt: has no .*/m/hparams.yaml", kiwi=str(path))
     hparams = tmp_path / "m" / "hparams.yaml"
     for text, match in (("a: 1\n", "class_identifier None"), ("class_identifier: ranking_metric\n", "class_identifier ranking_metric"),

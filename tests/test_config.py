@@ -47,7 +47,7 @@ def test_every_default_is_a_choice():
 
 @pytest.mark.parametrize("values, message", [
     ({"share": 1.5}, "method.share=1.5: must be in [0, 1]; the paper's value is 0.15"),
-    ({"share": float("nan")}, "method.share=nan: must be in [0, 1]"),
+    ({"share": float("nan")}, "method.share=nan: must be a finite number, in [0, 1]"),
     ({"rate": 0.0}, "method.rate=0.0: must be greater than 0"),
     ({"mode": "subset_maen"}, "did you mean 'subset_mean'?"),
     ({"parts": ["LL", "XX"]}, "method.parts: 'XX' is not one of LL, TT"),

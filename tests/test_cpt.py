@@ -42,9 +42,9 @@ def test_a_file(tmp_path: Path) -> None:
     with pytest.raises(XalignError, match="fin.txt: holds no text; give one text a line"):
         texts(Fakes(tmp_path, CPT(path=str(path))))
     path.write_bytes(b"\xe4\xe4")
-    with pytest.raises(XalignError, match="fin.txt: not UTF-8"):
+    with pytest.raises(XalignError, match="fin.txt:1: not UTF-8"):
         texts(Fakes(tmp_path, CPT(path=str(path))))
-    with pytest.raises(ConfigError, match="method.path=nowhere: there is no such file; give one text a line in fin"):
+    with pytest.raises(ConfigError, match="method.path=nowhere: no such file; give one text a line in fin"):
         CPT(path="nowhere").check_run(run)
     values = yaml.safe_load((CONF / "cpt.yaml").read_text(encoding="utf-8"))
     assert build(values, "method") == CPT()

@@ -229,7 +229,7 @@ def test_an_encoder_without_pooler_and_other_models(folder, cache, tmp_path):
     assert backbone.max_length == 40 and backbone.score(["a"], [["a", "b"]])[0][0].sum == pytest.approx(20, abs=1e-4)
     causal = Cache(cache).get(Tiny().weights(RUN)).path
     (tmp_path / "config.json").write_text("{}")
-    for path, what in {causal: "is a llama model, not an encoder; .*backbone=hf", tmp_path: "no encoder that transformers"}.items():
+    for path, what in {causal: "is a llama model, not an encoder; .*backbone=hf", tmp_path: "config.json names no model_type"}.items():
         with pytest.raises(XalignError, match=what) as caught:
             load_backbone(path, HubEncoder())
         assert "\n" not in str(caught.value) and str(path) in str(caught.value)

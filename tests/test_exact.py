@@ -21,6 +21,7 @@ from test_training import NODE, curve, fit, make_rows  # noqa: E402
 
 from xalign.config import XalignError  # noqa: E402
 from xalign.data.packing import plan_steps, split_groups  # noqa: E402
+from xalign.digests import read_sealed, write_sealed  # noqa: E402
 from xalign.training.losses import LossOut, bare, supervised  # noqa: E402
 
 HERE = Path(__file__).parent
@@ -180,7 +181,7 @@ def test_sgd_of_another_number_of_processes_is_refused(tmp_path: Path) -> None:
     node = replace(NODE, optimizer="sgd", zero=2, checkpoint_every=1e-9)
     fit(tmp_path / "run", make_rows(), node, on_log=snapshot_at(5, tmp_path / "run", tmp_path / "copy"))
     latest = tmp_path / "copy/checkpoints/latest.json"
-    latest.write_text(json.dumps(json.loads(latest.read_text()) | {"world": 3}))
+    write_sealed(latest, read_sealed(latest) | {"world": 3})
     with pytest.raises(XalignError, match=r"written by 3 processes, this run has 1, .* only Adam's state.*; repeat with 3, or delete"):
         fit(tmp_path / "copy", make_rows(), node)
 
@@ -191,7 +192,7 @@ from pathlib import Path
 import safetensors.torch, torch
 from test_exact import STOPS
 from test_training import fit, make_rows
-import xalign.training.trainer as trainer
+import xalign.training.checkpoints as checkpoints
 import xalign.training.engine as engine
 engine.load_deepspeed()
 
@@ -206,13 +207,13 @@ def die_in(where, count):
     def due():
         seen[0] += 1
         return seen[0] == count
-    save, tensors, mark, remove = torch.save, safetensors.torch.save_file, trainer.write_json, shutil.rmtree
+    save, tensors, mark, remove = torch.save, safetensors.torch.save_file, checkpoints.write_sealed, shutil.rmtree
     if where == "state":  # half a file of the engine's checkpoint
         torch.save = lambda o, f, *a, **k: half(lambda p: save(o, p, *a, **k), f, 1000) if due() else save(o, f, *a, **k)
     elif where == "best":  # half a file of the best weights
         safetensors.torch.save_file = lambda o, f, *a, **k: half(lambda p: tensors(o, p), f, 1000) if due() else tensors(o, f)
     elif where == "name":  # all written, not yet named
-        trainer.write_json = lambda *a: os.kill(os.getpid(), signal.SIGKILL) if due() else mark(*a)
+        checkpoints.write_sealed = lambda *a: os.kill(os.getpid(), signal.SIGKILL) if due() else mark(*a)
     elif where == "old":  # named, the last one half removed
         def half_removed(path):
             if due():

@@ -119,7 +119,7 @@ def test_a_bad_file_is_named(tmp_path):
     with pytest.raises(XalignError, match=f"{b}:2: is empty, .*NTREX-128's official file"):
         task.check_run(make_run(task))
     b.write_bytes("Leipä\n".encode("latin-1"))
-    with pytest.raises(XalignError, match=f"{b}: not UTF-8"):
+    with pytest.raises(XalignError, match=f"{b}:1: not UTF-8"):
         aligned(a, b, "NTREX-128")
     with pytest.raises(ConfigError, match=f"task.ntrex.path={tmp_path}: has no newstest2019-ref.deu.txt for deu"):
         task.check_run(make_run(task, "deu"))

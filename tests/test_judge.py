@@ -304,6 +304,6 @@ def test_absent_with_a_reason(endpoint: Endpoint, tmp_path: Path) -> None:
     add_judged(ev, "open", own_records(), "fin", [{"id": "unknown", "prediction": "x"}])
     assert ev.scores[0]["value"] is None and "both sides" in ev.scores[0]["reason"] and len(ev.scores) == 1
     bad = write(tmp_path / "bad.jsonl", [{"id": "won"}])
-    with pytest.raises(XalignError, match=r"bad.jsonl: record 1 lacks id or prediction"):
+    with pytest.raises(XalignError, match=r"bad.jsonl:1: lacks id or prediction"):
         add_judged(evaluation(tmp_path, judge(endpoint, against=str(bad))), "open", own_records(), "fin")
     assert endpoint.asked == []

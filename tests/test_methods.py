@@ -310,6 +310,7 @@ def test_a_base_model_is_fine_tuned_before_it_answers(tmp_path: Path) -> None:
 
 def test_answers_continue_where_they_were_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import xalign.backbones.load as load
+    from xalign.journal import sums_of
     from xalign.training.spread import spread
 
     log, asked = tmp_path / "answers.jsonl", []
@@ -325,7 +326,8 @@ def test_answers_continue_where_they_were_killed(tmp_path: Path, monkeypatch: py
     questions = {e.id: e.prompt for e in (KENYA, PERU)}
     new = {"id": PERU.id, "answer": "one two three four", "ended": True}
     assert spread(Answers(tmp_path, None, 9), questions, log) == [kept, new] and asked == [PERU.prompt]
-    assert [json.loads(line) for line in log.read_text().splitlines()] == [kept, new] and list(tmp_path.iterdir()) == [log]
+    assert [json.loads(line) for line in log.read_text().splitlines()] == [kept, new]
+    assert {p.name for p in tmp_path.iterdir()} == {log.name, sums_of(log).name}
     assert spread(Answers(tmp_path, None, 9), questions, log) == [kept, new] and asked == [PERU.prompt]  # killed behind it
     short = spread(Answers(tmp_path, None, 4), {PERU.id: PERU.prompt}, tmp_path / "short.jsonl")
     assert short == [{**new, "ended": False}]  # as long as allowed: it was cut

@@ -11,15 +11,15 @@ its lock service, Lustre mounted with `flock`, GPFS, CephFS) and a rename within
 at once or not at all. Where a machine's view lags behind (NFS attribute caching), a stage may be made
 twice, with the same content; where `flock` is missing, filelock takes lock files instead, and one that is
 left by a killed process may have to be deleted by hand.
+
+Nothing damaged is used: a receipt lists every file with its digest and carries one of its own. An artifact is checked
+when it is used, once a process; what is missing or changed is made again.
 """
 from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
-import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -27,31 +27,15 @@ from pathlib import Path
 from typing import Any
 
 from xalign.config import XalignError
+from xalign.digests import describe, files_below, intact, read_sealed, remove, unreadable, write_sealed
+from xalign.digests import digest_of as digest_of
+from xalign.digests import file_sha256 as file_sha256
+from xalign.digests import write_json as write_json
+from xalign.journal import finish
 from xalign.meter import Meter
 
 RECEIPT = "receipt.json"
 _verified: set[str] = set()
-
-
-def digest_of(value: Any) -> str:
-    """SHA-256 (hex) of a JSON-able value in canonical form."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, default=list).encode()).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes."""
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON beside `path` and rename, so that a reader never sees half a file."""
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", encoding="utf-8") as f:
-        f.write(json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(partial, path)
 
 
 @contextlib.contextmanager
@@ -145,16 +129,31 @@ class Cache:
     def __init__(self, root: str | Path, say: Callable[[str], None] = lambda line: None) -> None:
         self.root = Path(root).expanduser()
         self.say = say
+        self.made: set[str] = set()  # keys of what this object made, not found
         self._renewed: dict[str, int] = {}  # key → age of the receipt that shall not count
+        self._sound: set[str] = set()
 
     def folder(self, stage: Stage) -> Path:
         """Where the stage's artifact is, or will be."""
         return self.root / stage.name / stage.key
 
     def has(self, stage: Stage) -> bool:
-        """True if the artifact is finished (not verified yet)."""
+        """True if the artifact is finished; whether it is intact shows when it is used. Cheap: for plans."""
         age = self._age(stage)
         return age is not None and self._renewed.get(stage.key) != age
+
+    def find(self, stage: Stage) -> Artifact | None:
+        """The finished artifact, checked as `get` does; None where `get` would make it."""
+        return self._open(stage, quiet=True)
+
+    def sound(self, stage: Stage) -> bool:
+        """True if the artifact is finished and a quick look finds no damage: large files that nobody wrote to since are not read.
+
+        Who uses them reads them.
+        """
+        if stage.key not in self._sound and self._open(stage, quiet=True, quick=True):
+            self._sound.add(stage.key)
+        return stage.key in self._sound and self.has(stage)
 
     def started(self, stage: Stage) -> bool:
         """True if an unfinished folder waits to be continued."""
@@ -170,8 +169,10 @@ class Cache:
         """When the artifact was finished, in the file system's time; None if it is not."""
         try:
             return (self.folder(stage) / RECEIPT).stat().st_mtime_ns
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as e:
+            raise unreadable(e, self.folder(stage)) from e
 
     def get(self, stage: Stage) -> Artifact:
         """Return the stage's artifact, running it (and its inputs) if it is not there.
@@ -206,58 +207,83 @@ class Cache:
     def _make(self, stage: Stage) -> Artifact:
         inputs = [self.get(s) for s in stage.inputs]
         partial, final = self._partial(stage), self.folder(stage)
-        if not stage.resumable:
-            shutil.rmtree(partial, ignore_errors=True)
+        if not stage.resumable or not partial.is_dir():
+            remove(partial)
         self.say(f"{stage.title}{' (continued)' if partial.is_dir() else ''} …")
         partial.mkdir(parents=True, exist_ok=True)
+        for name in (RECEIPT, RECEIPT + ".partial"):  # of a job that was killed before it could rename the folder
+            remove(partial / name)
         with Meter(partial / ".spent" if stage.resumable else None) as meter:
             facts = dict(stage.work(partial, inputs) or {})
+            finish(partial)
         cost = meter.cost()
         seconds = cost.pop("seconds")
-        files = {str(p.relative_to(partial)): {"bytes": p.stat().st_size, "sha256": file_sha256(p)}
-                 for p in sorted(partial.rglob("*")) if p.is_file()}
-        receipt = {"name": stage.name, "label": stage.title, "version": stage.version, "key": stage.key,
-                   "params": dict(stage.params), "inputs": [s.key for s in stage.inputs], "files": files,
-                   "facts": facts, "seconds": seconds, "device_hours": round(seconds * cost["devices"] / 3600, 6), "cost": cost}
-        write_json(partial / RECEIPT, receipt)
-        shutil.rmtree(final, ignore_errors=True)
+        receipt = write_sealed(partial / RECEIPT, {
+            "name": stage.name, "label": stage.title, "version": stage.version, "key": stage.key, "params": dict(stage.params),
+            "inputs": [s.key for s in stage.inputs], "files": describe(partial, files_below(partial)), "facts": facts,
+            "seconds": seconds, "device_hours": round(seconds * cost["devices"] / 3600, 6), "cost": cost})
+        old = final.with_name(stage.key + ".old")  # renamed before it is deleted: another job may be reading it
+        remove(old)
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(final, old)
         os.replace(partial, final)
+        remove(old)
         _verified.add(str(final))
+        self.made.add(stage.key)
         return Artifact(final, receipt)
 
-    def _open(self, stage: Stage, quiet: bool = False) -> Artifact | None:
-        """The finished artifact, digests checked once a process; None where there is none, or a damaged one, or one to renew."""
-        final = self.folder(stage)
+    def _open(self, stage: Stage, quiet: bool = False, quick: bool = False) -> Artifact | None:
+        """The finished artifact, digests checked once a process; None where there is none, or a damaged one, or one to renew.
+
+        Args:
+            quiet: say nothing; for a look without the lock, which may fall in the moment in which another job replaces the folder.
+            quick: see `sound`.
+        Raises:
+            XalignError: a file cannot be read, or (not `quiet`) one does not belong there.
+        """
+        final, age = self.folder(stage), self._age(stage)
         say = (lambda line: None) if quiet else self.say
         if not self.has(stage):
             return None
         try:
-            receipt = json.loads((final / RECEIPT).read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            receipt = read_sealed(final / RECEIPT)
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        except (json.JSONDecodeError, UnicodeDecodeError):
+        except IsADirectoryError:
+            receipt = None
+        except OSError as e:
+            raise unreadable(e, final / RECEIPT) from e
+        if receipt is None or receipt["key"] != stage.key:
             say(f"{stage.title}: the cached receipt is damaged; making it again")
             return None
         if str(final) not in _verified:
             for name, fact in receipt["files"].items():
-                path = final / name
-                try:
-                    intact = path.stat().st_size == fact["bytes"] and file_sha256(path) == fact["sha256"]
-                except FileNotFoundError:
-                    intact = False
-                if not intact:
+                if not intact(final / name, fact, age if quick else None):
                     say(f"{stage.title}: cached file {name} is missing or changed; making it again")
                     return None
-            _verified.add(str(final))
+            for path in files_below(final):
+                if (name := path.relative_to(final).as_posix()) not in receipt["files"] and name != RECEIPT:
+                    if quiet:
+                        return None
+                    raise XalignError(f"{path}: does not belong to this artifact of the cache; move it elsewhere and repeat the command")
+            if not quick:
+                _verified.add(str(final))
         return Artifact(final, receipt)
 
 
 def disk_error(e: OSError, folder: Path) -> XalignError:
     """An OSError of the file system as one line with a remedy."""
-    where = e.filename or folder
-    if e.errno == errno.ENOSPC:
-        return XalignError(f"{where}: the disk is full; free some space or choose another folder with cache=DIR and runs=DIR, "
-                           "then repeat the command (finished stages are kept)")
+    where, elsewhere = e.filename or folder, "choose another folder with cache=DIR and runs=DIR"
+    if e.errno in (errno.ENOSPC, errno.EDQUOT):
+        what = "the disk is full" if e.errno == errno.ENOSPC else "your share of the disk (quota) is used up"
+        return XalignError(f"{where}: {what}; free some space or {elsewhere}, then repeat the command (finished stages are kept)")
     if e.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-        return XalignError(f"{where}: not writable ({e.strerror}); choose another folder with cache=DIR and runs=DIR")
-    return XalignError(f"{where}: {e.strerror or e}")
+        return XalignError(f"{where}: not writable ({e.strerror}); {elsewhere}")
+    if e.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY):
+        return XalignError(f"{where}: a file stands where a folder is needed, or the other way round ({e.strerror}); move it elsewhere, "
+                           f"or {elsewhere}")
+    if e.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+        return XalignError(f"{where}: this file system has no locks ({e.strerror}); {elsewhere} on one that has")
+    if e.errno in (errno.EFBIG, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.ESTALE):
+        return XalignError(f"{where}: the file system refuses ({e.strerror}); {elsewhere} on another disk, then repeat the command")
+    return XalignError(f"{where}: {e.strerror or e}; repeat the command, or {elsewhere}")

@@ -2,12 +2,16 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from xalign.config import ConfigError, Run, nearest
+from xalign.config import ConfigError, Run
+from xalign.safe import secret_in
+from xalign.values import among, nearest, shown
 
 HELP = """xalign: cross-lingual alignment of language models; one command a method, one table a sweep
 
@@ -38,7 +42,7 @@ def package_folder(name: str) -> Path:
 
 def describe(path: Path) -> str:
     """A YAML's one-line description: its first comment that is not Hydra's package line."""
-    with open(path, encoding="utf-8") as f:
+    with open(path, encoding="utf-8", errors="replace") as f:
         first = next((line.strip() for line in f if not line.startswith("# @package")), "")
     return first.lstrip("# ") if first.startswith("#") else ""
 
@@ -85,8 +89,12 @@ def keys_of(group: str, name: str, own: str = "") -> list[str]:
         return [key for k, v in own for key in (k, *(walk(k, v) if isinstance(v, dict) else ()))]
 
     folders = [package_folder("conf"), *([Path(own)] if own else [])]
-    path = next((p for folder in folders if (p := folder / group / f"{name}.yaml").is_file()), folders[0])
-    return walk(f"task.{name}" if group == "task" else group, yaml.safe_load(path.read_text(encoding="utf-8"))) if path.is_file() else []
+    path = next((p for folder in folders if (p := folder / group / f"{name}.yaml").is_file()), None)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) if path else None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError):  # of the user's own; `explain` says so
+        values = None
+    return walk(f"task.{name}" if group == "task" else group, values) if isinstance(values, dict) else []
 
 
 def complete(overrides: list[str]) -> list[str]:
@@ -96,8 +104,12 @@ def complete(overrides: list[str]) -> list[str]:
     and ``backbone.name=`` alone chooses ``backbone=hf``.
 
     Raises:
-        ConfigError: a key that no chosen task has, or one for a sweep over tasks.
+        ConfigError: a secret, a key that no chosen task has, or one for a sweep over tasks.
     """
+    for o in overrides:
+        name, _, value = o.partition("=")
+        if found := secret_in(value, shown(name)):  # before a sweep writes its commands down
+            raise ConfigError(found)
     overrides = ["experiments" + o.removeprefix("experiment") if o.startswith("experiment=") else o for o in overrides]
     keys = {o.lstrip("+").split("=", 1)[0] for o in overrides}
     out = list(overrides)
@@ -120,10 +132,33 @@ def complete(overrides: list[str]) -> list[str]:
         having = [n for n in chosen if n not in offered("task") or f"task.{n}.{key.split('.')[0]}" in keys_of("task", n)]
         if not having:
             every = [k.split(".")[-1] for name in chosen for k in keys_of("task", name)]
-            raise ConfigError(f"task.{key}: unknown key{nearest(key, every)} Keys: {', '.join(dict.fromkeys(every))}")
+            raise ConfigError(f"task.{key}: unknown key{among(key, dict.fromkeys(every))}")
         at = out.index(o)
         out[at:at + 1] = [f"task.{name}.{o.removeprefix('task.')}" for name in having]
     return out
+
+
+def read(overrides: Sequence[str]) -> list[Any]:
+    """`overrides` as Hydra reads them.
+
+    Raises:
+        ConfigError: one that it cannot read.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser, found = OverridesParser.create(), list[Any]()
+    for text in overrides:
+        try:
+            text.encode()
+            found.append(parser.parse_override(text))
+        except UnicodeEncodeError:
+            raise ConfigError(f"{shown(text)}: is not UTF-8; type it in a UTF-8 terminal") from None
+        except (HydraException, ValueError, RecursionError) as e:  # ValueError: a number of thousands of digits
+            reason = shown(str(e).split(" expecting ")[0].splitlines()[0]) if isinstance(e, HydraException) else type(e).__name__
+            raise ConfigError(f"{shown(text)}: cannot be read ({reason}); write key=value, lists as 'lang=[fin,jpn]', "
+                              "text with other characters in quotes, as in \"key='a b: c'\"") from None
+    return found
 
 
 def _task_choice(overrides: list[str]) -> str:
@@ -168,7 +203,7 @@ def check_launcher(overrides: list[str], multirun: bool) -> None:
             found = None
         if not found:
             raise ConfigError(f'{key}: its plugin is not installed; pip install "{PLUGINS[kind]}"')
-    if kind in PLUGINS and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if kind in PLUGINS and os.environ.get("WORLD_SIZE", "1") != "1":
         raise ConfigError(f"{key}: starts the processes itself; leave torchrun out" +
                           (" and set hydra.launcher.tasks_per_node" if kind == "submitit" else ""))
     if name.startswith("submitit_slurm") and not shutil.which("srun"):
@@ -176,18 +211,32 @@ def check_launcher(overrides: list[str], multirun: bool) -> None:
                           "or choose hydra/launcher=submitit_local")
 
 
+def unreadable(error: Exception, own: str) -> ConfigError | None:
+    """What is wrong with a YAML file that cannot be read, with file and line; None for another kind of `error`."""
+    import yaml
+
+    remedy = "mend the YAML (spaces instead of tabs, each key once, text with ': ' or '#' in quotes)"
+    if isinstance(error, yaml.YAMLError):
+        mark, what = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
+        return ConfigError(f"{f'{mark.name}:{mark.line + 1}' if mark else f'--config-dir={own}'}: {shown(what)}; {remedy}")
+    if isinstance(error, UnicodeDecodeError):
+        for path in sorted(Path(own).rglob("*.yaml")):
+            try:
+                path.read_text(encoding="utf-8")
+            except UnicodeDecodeError as e:
+                return ConfigError(f"{path}: is not UTF-8 (byte {e.start}); save it as UTF-8")
+    return None
+
+
 def explain(error: Exception, overrides: list[str], own: str = "") -> ConfigError:
     """Hydra's error about `overrides` as one line that names the key, the value and the nearest name; `own`: the ``--config-dir``."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    parser, chosen = OverridesParser.create(), dict[str, Any](defaults())
-    parsed: list[Any] = []
-    for text in overrides:
-        try:
-            parsed.append(parser.parse_override(text))
-        except HydraException as e:
-            return ConfigError(f"{text}: cannot be read ({str(e).splitlines()[0]}); write key=value, lists as 'lang=[fin,jpn]'")
+    if broken := unreadable(error, own):
+        return broken
+    chosen = dict[str, Any](defaults())
+    try:
+        parsed = read(overrides)
+    except ConfigError as e:
+        return e
     groups = {*Run.NODES, "experiments"}
     for o in parsed:
         if o.key_or_group in groups:
@@ -195,8 +244,8 @@ def explain(error: Exception, overrides: list[str], own: str = "") -> ConfigErro
             for value in map(str, values):
                 names = offered(o.key_or_group, own)
                 if value not in names:
-                    return ConfigError(f"{o.key_or_group}={value}: no such {o.key_or_group}{nearest(value, names)} "
-                                       f"Choices: {', '.join(names)}")
+                    what = f"{o.key_or_group}={shown(value)}: no such {o.key_or_group.removesuffix('s')}"
+                    return ConfigError(what + among(value, names, "choices"))
             chosen[o.key_or_group] = [str(v) for v in values]
     known = [*PLAIN, *groups]
     for group, names in chosen.items():
@@ -205,7 +254,7 @@ def explain(error: Exception, overrides: list[str], own: str = "") -> ConfigErro
     for o in parsed:
         key = o.key_or_group
         if key not in known and not key.startswith("hydra"):
-            return ConfigError(f"{key}: unknown key{nearest(key, known)} See --help")
+            return ConfigError(f"{shown(key)}: unknown key{nearest(key, known) or '.'} See --help")
     for o in parsed:
         if o.key_or_group.startswith("hydra") and o.key_or_group in str(error):
             reason = str(error.__cause__).splitlines()[0] if error.__cause__ else str(error).split("Config search path")[0]
@@ -215,4 +264,14 @@ def explain(error: Exception, overrides: list[str], own: str = "") -> ConfigErro
         if o is not None:
             return ConfigError(f"{o.input_line}: several values need -m (a sweep) or brackets, as in "
                                f"'{o.key_or_group}=[a,b]' (one run)")
-    return ConfigError(" ".join(str(error).split())[:400])
+    text = " ".join(re.split("Config search path|full_key:", str(error))[0].split())
+    text = re.sub(r"\w+ raised while composing config: ", "", text).replace("DictConfig", "keys").replace("ListConfig", "a list")
+    cause = str(error.__cause__ or "").splitlines()
+    if not text or isinstance(error, (RecursionError, ValueError, TypeError, KeyError)):
+        return ConfigError(f"the YAML files cannot be put together ({shown(text or type(error).__name__)}); look into "
+                           f"{', '.join(o.input_line for o in parsed if o.key_or_group in groups) or '--config-dir'}")
+    for o in parsed:
+        if text == f"Error merging override {o.input_line}":
+            return ConfigError(f"{o.input_line}: is no value of this key's kind{f' ({shown(cause[0])})' if cause else ''}; "
+                               "its YAML file shows what it takes")
+    return ConfigError(text[:400])

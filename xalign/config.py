@@ -9,14 +9,21 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import math
+import typing
 from dataclasses import dataclass, field
 from typing import Any
 
 from xalign.languages import LANGUAGES
+from xalign.safe import hide, printable, secret_in
+from xalign.values import LARGEST, among, expected, nearest, shown, span
 
 
 class XalignError(Exception):
-    """Anything the user can mend: shown as one line, exit code 2, never a traceback."""
+    """Anything the user can mend: shown as one line, exit code 2, never a traceback. It repeats no secret, nothing a terminal obeys."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(hide(str(message))))
 
 
 class ConfigError(XalignError):
@@ -38,10 +45,24 @@ def choices(default: tuple[str, ...], *options: str, note: str = "") -> Any:
     return field(default_factory=lambda: list(default), metadata={"members": options, "note": note})
 
 
-def nearest(word: str, words: Any) -> str:
-    """``; did you mean 'x'?`` when one of `words` is close to `word`, else an empty string."""
-    hit = difflib.get_close_matches(str(word), [str(w) for w in words], n=1, cutoff=0.5)
-    return f"; did you mean '{hit[0]}'?" if hit else ""
+def _check_kinds(cls: Any, values: dict[str, Any], key: str) -> None:
+    """Raise ConfigError for the first of `values` that `cls` has no field for, or whose kind is not the field's."""
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    for name, value in values.items():
+        if name not in fields:
+            raise ConfigError(f"{key}.{shown(name)}: unknown key{among(name, sorted(fields)) if fields else '; this choice takes none'}")
+        meta, hint, where = fields[name].metadata, hints[name], f"{key}.{name}={shown(value)}"
+        if wanted := expected(hint, value):
+            note = f"; {meta['note']}" if meta.get("note") else ""
+            options = meta.get("options") or meta.get("members")
+            if options:
+                wanted = f"{'a list of' if 'members' in meta else 'one of'} {', '.join(options)}{nearest(value, options)}"
+            elif "low" in meta and not isinstance(value, (list, dict)):
+                wanted += f", {span(meta)}"
+            raise ConfigError(f"{where}: must be {wanted}{note}")
+        if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+            _check_kinds(hint, value, f"{key}.{name}")
 
 
 @dataclass(frozen=True)
@@ -57,38 +78,44 @@ class Node:
         for f in dataclasses.fields(self):
             value, meta, key = getattr(self, f.name), f.metadata, f"{path}.{f.name}"
             note = f"; {meta['note']}" if meta.get("note") else ""
+            for v in value if isinstance(value, list) else (value,):
+                if isinstance(v, float) and not math.isfinite(v) and f.type != "Any":
+                    raise ConfigError(f"{key}={shown(value)}: must be a finite number{f', {span(meta)}' if 'low' in meta else ''}{note}")
+                if isinstance(v, int) and abs(v) > LARGEST:
+                    raise ConfigError(f"{key}={shown(value)}: must be at most {LARGEST}{note}")
+                if isinstance(v, str) and "\0" in v:
+                    raise ConfigError(f"{key}={shown(value)}: holds a NUL character; take it out")
             if value is None or isinstance(value, str) and value == "auto" and "auto" in str(f.type) + str(f.default):
                 continue
-            if "options" in meta and value not in meta["options"]:
-                raise ConfigError(f"{key}={value}: must be one of {', '.join(meta['options'])}{nearest(value, meta['options'])}{note}")
+            if "options" in meta and value not in (options := meta["options"]):
+                raise ConfigError(f"{key}={shown(value)}: must be one of {', '.join(options)}{nearest(value, options)}{note}")
             if "members" in meta:
+                members = meta["members"]
+                if not value:
+                    raise ConfigError(f"{key}=[]: must name some of {', '.join(members)}{note}")
                 for v in value:
-                    if v not in meta["members"]:
-                        raise ConfigError(f"{key}: '{v}' is not one of {', '.join(meta['members'])}{nearest(v, meta['members'])}{note}")
+                    if v not in members:
+                        raise ConfigError(f"{key}: '{shown(v)}' is not one of {', '.join(members)}{nearest(v, members)}{note}")
                 if len(set(value)) < len(value):
-                    raise ConfigError(f"{key}={list(value)}: lists a member twice; name each once")
+                    raise ConfigError(f"{key}={shown(value)}: lists a member twice; name each once")
             if "low" in meta:
                 if isinstance(value, str):
-                    raise ConfigError(f"{key}={value}: must be a number{note}")
+                    raise ConfigError(f"{key}={shown(value)}: must be a number{note}")
                 low, high, above = meta["low"], meta["high"], meta["above"]
-                bad = value != value or (low is not None and value < low) or (high is not None and value > high) \
-                    or (above is not None and value <= above)
-                if bad:
-                    span = f"greater than {above:g}" if above is not None and high is None else \
-                        f"in ({above:g}, {high:g}]" if above is not None else \
-                        f"at least {low:g}" if high is None else f"in [{low:g}, {high:g}]"
-                    raise ConfigError(f"{key}={value}: must be {span}{note}")
+                if (low is not None and value < low) or (high is not None and value > high) or (above is not None and value <= above):
+                    raise ConfigError(f"{key}={shown(value)}: must be {span(meta)}{note}")
 
 
 def resolve(target: str, key: str) -> type:
     """The Node class that `target` ("package.module.Class") names."""
+    where = f"{key}._target_={shown(target)}"
     module, _, name = str(target).rpartition(".")
     try:
         cls = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as e:
-        raise ConfigError(f"{key}._target_={target}: cannot be imported ({e}); name a class as package.module.Class") from None
-    if not (isinstance(cls, type) and issubclass(cls, Node)):
-        raise ConfigError(f"{key}._target_={target}: is not a subclass of xalign.config.Node")
+    except Exception as e:  # a module of the user's own may raise anything
+        raise ConfigError(f"{where}: cannot be imported ({type(e).__name__}: {shown(e)}); name a class as package.module.Class") from None
+    if not (isinstance(cls, type) and issubclass(cls, Node) and dataclasses.is_dataclass(cls)):
+        raise ConfigError(f"{where}: is not a subclass of xalign.config.Node; name a class as the YAML files under conf/ do")
     return cls
 
 
@@ -97,26 +124,23 @@ def build(values: dict[str, Any], key: str) -> Any:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    if not isinstance(values, dict):
+        raise ConfigError(f"{key}={shown(values)}: must be a group of keys; in a YAML file, choose one under defaults: "
+                          f"- override /{key.split('.')[0]}: {shown(values)}")
     values = dict(values)
     if "_target_" not in values:
         raise ConfigError(f"{key}: the YAML names no class; add _target_: package.module.Class")
     cls = resolve(values.pop("_target_"), key)
-    names = {f.name for f in dataclasses.fields(cls)}
-    for name in values:
-        if name not in names:
-            raise ConfigError(f"{key}.{name}: unknown key{nearest(name, names)} Keys: {', '.join(sorted(names))}")
+    _check_kinds(cls, values, key)
     schema = OmegaConf.structured(cls)
-    for name in names:  # frozen classes inside a frozen class are read-only to merge
-        if OmegaConf.is_config(schema._get_node(name)):
-            OmegaConf.set_readonly(schema[name], False)
+    for f in dataclasses.fields(cls):  # frozen classes inside a frozen class are read-only to merge
+        if OmegaConf.is_config(schema._get_node(f.name)):
+            OmegaConf.set_readonly(schema[f.name], False)
     try:
         node = OmegaConf.to_object(OmegaConf.merge(schema, values))
     except OmegaConfBaseException as e:
         where = f"{key}.{e.full_key}" if getattr(e, "full_key", None) else key
-        wrong: Any = values
-        for part in (e.full_key or "").split("."):
-            wrong = wrong.get(part, "") if isinstance(wrong, dict) else ""
-        raise ConfigError(f"{where}={wrong}: {str(e).splitlines()[0]}") from None
+        raise ConfigError(f"{where}: {str(e).splitlines()[0]}") from None
     node.check(key)
     return node
 
@@ -153,6 +177,9 @@ class Run:
 
     NODES = ("method", "backbone", "data", "parallel", "dictionary", "filter", "translator", "task", "metric", "trainer", "tracker",
              "study")
+    PARTS = {"method": "model_stage", "backbone": "weights", "data": "questions_stage", "parallel": "stage", "dictionary": "stage",
+             "filter": "rule", "translator": "check_source", "task": "lacks", "metric": "params", "trainer": "zero_stage",
+             "study": "findings"}  # what every class of a group has, and no other group's
     USED = {"evaluate": ("backbone", "task", "metric", "tracker", "study"), "study": ("backbone", "tracker", "study")}  # by mode
 
     @property
@@ -166,13 +193,13 @@ class Run:
         return self.lang if self.mode != "train" else (*self.lang, self.source)
 
 
-def check_language(code: str, key: str) -> str:
+def check_language(code: Any, key: str) -> str:
     """Return `code` if it is a known ISO 639-3 code, else raise ConfigError with the nearest one."""
-    if code not in LANGUAGES:
-        by_name = {v.name.lower(): k for k, v in LANGUAGES.items()}
-        close = difflib.get_close_matches(code.lower(), by_name, n=1, cutoff=0.7)
-        hint = f"; did you mean '{by_name[close[0]]}'?" if close else nearest(code, LANGUAGES)
-        raise ConfigError(f"{key}={code}: unknown language{hint} Languages (ISO 639-3): {' '.join(sorted(LANGUAGES))}")
+    if not isinstance(code, str) or code not in LANGUAGES:
+        by_name, word = {v.name.lower(): k for k, v in LANGUAGES.items()}, shown(code)
+        close = difflib.get_close_matches(word.lower(), by_name, n=1, cutoff=0.7)
+        hint = f"; did you mean '{by_name[close[0]]}'?" if close else nearest(word, LANGUAGES) or ";"
+        raise ConfigError(f"{key}={word}: unknown language{hint} Languages (ISO 639-3): {' '.join(sorted(LANGUAGES))}")
     return code
 
 
@@ -188,35 +215,47 @@ def make_run(config: dict[str, Any], chosen: dict[str, str]) -> Run:
     config = dict(config)
     known = {f.name for f in dataclasses.fields(Run)} - {"choices", "tasks"} | {"task"}
     for key in config:
+        if key == "experiments":
+            raise ConfigError("experiments: the YAML has no place of its own; make '# @package _global_' its first line")
         if key not in known:
-            raise ConfigError(f"{key}: unknown key{nearest(key, known)}")
+            raise ConfigError(f"{shown(key)}: unknown key{among(key, sorted(known))}")
     lang = config.get("lang")
     langs = tuple(lang) if isinstance(lang, (list, tuple)) else (lang,)
     if not langs or any(not isinstance(code, str) or not code for code in langs):
-        raise ConfigError(f"lang={lang}: name at least one target language, e.g. lang=jpn")
+        raise ConfigError(f"lang={shown(lang)}: name at least one target language, e.g. lang=jpn")
     for code in langs:
         check_language(code, "lang")
-    source = check_language(str(config.get("source")), "source")
+    source = check_language(config.get("source"), "source")
     if len(set(langs)) < len(langs):
-        raise ConfigError(f"lang={list(langs)}: lists a language twice; name each once")
+        raise ConfigError(f"lang={shown(langs)}: lists a language twice; name each once")
     mode = config.get("mode")
     modes = ("train", *Run.USED)
     if mode not in modes:
-        raise ConfigError(f"mode={mode}: must be one of {', '.join(modes)}{nearest(mode, modes)}")
+        raise ConfigError(f"mode={shown(mode)}: must be one of {', '.join(modes)}{nearest(mode, modes)}")
     if source in langs and mode == "train":
         raise ConfigError(f"lang={source}: is also the source language; choose another lang or source")
     seed = config.get("seed")
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**31:
-        raise ConfigError(f"seed={seed}: must be a whole number in [0, 2147483647]")
+        raise ConfigError(f"seed={shown(seed)}: must be a whole number in [0, 2147483647]")
     if not isinstance(config.get("plan"), bool):
-        raise ConfigError(f"plan={config.get('plan')}: must be true or false")
+        raise ConfigError(f"plan={shown(config.get('plan'))}: must be true or false")
     for key in ("runs", "cache"):
-        if not isinstance(config.get(key), str) or not config[key]:
-            raise ConfigError(f"{key}={config.get(key)}: must name a folder")
+        if not isinstance(config.get(key), str) or not config[key].strip() or "\0" in config[key]:
+            raise ConfigError(f"{key}={shown(config.get(key))}: must name a folder")
+    for name in Run.NODES:
+        if config.get(name) is None:
+            raise ConfigError(f"{name}: nothing is chosen; name one, as in {name}=NAME (see --help)")
     nodes = {name: build(config[name], name) for name in Run.NODES if name != "task"}
+    tasks = build_tasks(config["task"])
+    for name, node in [*nodes.items(), *(("task", t) for t in tasks)]:
+        if not hasattr(node, Run.PARTS.get(name, "check")):
+            raise ConfigError(f"{name}: {type(node).__module__}.{type(node).__name__} is no class of this group; _target_ names one as the "
+                              f"YAML files under conf/{name} do")
     run = Run(lang=langs, source=source, seed=seed, plan=config["plan"], runs=config["runs"], cache=config["cache"], mode=mode,
               choices={k: ",".join(v) if isinstance(v, (list, tuple)) else v for k, v in chosen.items()},
-              tasks=build_tasks(config.get("task")), **nodes)
+              tasks=tasks, **nodes)
+    if found := secret_in(config):
+        raise ConfigError(found)
     for name in Run.USED.get(mode, (*Run.NODES[1:], "method")):  # the method last: it asks whether the others fit
         for node in run.tasks if name == "task" else (nodes[name],):
             hook = getattr(node, "check_run", None)
@@ -230,8 +269,10 @@ def make_run(config: dict[str, Any], chosen: dict[str, str]) -> Run:
 
 def build_tasks(values: Any) -> tuple[Any, ...]:
     """The checked nodes of all chosen tasks, from name → YAML node."""
+    if isinstance(values, str):
+        raise ConfigError(f"task={shown(values)}: in a YAML file, choose tasks under defaults: - override /task: [{shown(values)}]")
     if not isinstance(values, dict) or not values:
-        raise ConfigError(f"task={values}: name at least one task, e.g. task=belebele or 'task=[belebele,xquad]'")
+        raise ConfigError(f"task={shown(values)}: name at least one task, e.g. task=belebele or 'task=[belebele,xquad]'")
     if "_target_" in values:
         raise ConfigError("task: its YAML has no place of its own; make '# @package task.NAME' its first line")
     stray = [k for k, v in values.items() if not isinstance(v, dict)]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from xalign.cache import write_json
 from xalign.config import XalignError, make_run
+from xalign.safe import hide
 from xalign.terminal import guarded, mendable
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def attempt(path: Path, overrides: list[str], work: Callable[[], Path]) -> int:
         except Exception as e:
             if type(e).__module__.startswith("submitit"):  # the job's time is up, and it is not queued again
                 e = XalignError(f"{e} Repeat the command to continue.")
-            entry["error"] = str(mendable(e) or f"unexpected {type(e).__name__}: {e}")
+            entry["error"] = str(mendable(e) or hide(f"unexpected {type(e).__name__}: {e}"))
             raise e
         except KeyboardInterrupt:
             entry["error"] = "interrupted"

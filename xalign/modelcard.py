@@ -2,6 +2,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
+import shlex
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -12,6 +15,7 @@ from xalign.config import Run
 from xalign.languages import LANGUAGES
 from xalign.report.run import before_after
 from xalign.rows import Row, arrow
+from xalign.safe import hide, printable
 from xalign.tables import is_number, markdown
 
 # hub id and licence of the backbones that do not name a hub id themselves
@@ -45,6 +49,7 @@ def write_card(folder: Path, run: Run, rows: Iterable[Row], cost: Mapping[str, A
     """
     hub, licence, base = base_of(run)
     names = [LANGUAGES[code].name for code in (*run.lang, run.source)]
+    base = _said(base)
     title = f"{base.split('/')[-1].split(' (')[0]}, {run.choices.get('method')} {run.source} → {', '.join(run.lang)}"
     rows = list(rows)
     parts = [_front_matter(run, hub, licence, title, rows), f"# {title}\n",
@@ -58,7 +63,7 @@ def write_card(folder: Path, run: Run, rows: Iterable[Row], cost: Mapping[str, A
              + " The training data's own terms apply as well.\n"]
     path = folder / "README.md"
     path.unlink(missing_ok=True)  # it may be a hard link into the cache
-    path.write_text("\n".join(parts), encoding="utf-8")
+    path.write_text(hide("\n".join(parts)), encoding="utf-8")
     return path
 
 
@@ -99,7 +104,8 @@ def _load_encoder(run: Run) -> str:
         rank = ('inputs = tokenizer([prompt] * len(options), options, padding=True, return_tensors="pt")\n'
                 'logits = model(**inputs).last_hidden_state[:, 0] @ head["weight"][0] + head["bias"]\n')
     else:
-        rank = (f'texts = ["{run.backbone.prefix}" + text for text in (prompt, *options)]\n'
+        prefix = json.dumps(printable(run.backbone.prefix), ensure_ascii=False)
+        rank = (f'texts = [{prefix} + text for text in (prompt, *options)]\n'
                 'inputs = tokenizer(texts, padding=True, return_tensors="pt")\n'
                 'mask = inputs["attention_mask"][..., None]\n'
                 'vectors = (model(**inputs).last_hidden_state * mask).sum(1) / mask.sum(1)\n'
@@ -124,13 +130,13 @@ def _prompts(run: Run) -> str:
 
 def _making(run: Run, base: str, cost: Mapping[str, Any]) -> str:
     """Choices, the method's and the trainer's settings, and what each stage cost."""
-    command = " ".join(f"'{group}=[{run.choices[group]}]'" if "," in run.choices[group] else f"{group}={run.choices[group]}"
-                       for group in Run.NODES if run.choices.get(group) and group != "tracker")
+    command = " ".join(shlex.quote(f"{group}=[{run.choices[group]}]" if "," in run.choices[group] else f"{group}={run.choices[group]}")
+                       for group in Run.NODES if run.choices.get(group) and group != "tracker").replace("`", "")
     lang = f"lang={run.lang[0]}" if len(run.lang) == 1 else f"'lang=[{','.join(run.lang)}]'"
     lines = [f"- base model: {base}", f"- choices: `python -m xalign {command} {lang} source={run.source} seed={run.seed}`, "
              "with the settings below"]
     for group in ("method", "data", "parallel", "translator", "trainer"):
-        settings = ", ".join(f"{k}={_plain(v)}" for k, v in dataclasses.asdict(getattr(run, group)).items())
+        settings = ", ".join(f"{k}={_said(_plain(v))}" for k, v in dataclasses.asdict(getattr(run, group)).items())
         lines.append(f"- {group}: {settings or 'no settings'}")
     lines += [_trained_on(cost), f"- cost: {_minutes(cost.get('seconds'))} in all stages, {_minutes(cost.get('train_seconds'))} of it "
               f"training; {cost.get('device_hours', '?')} device-hours; {_amount(cost, 'tokens', 'tokens computed')}; "
@@ -140,7 +146,7 @@ def _making(run: Run, base: str, cost: Mapping[str, Any]) -> str:
     lines += [f"- versions: {installed}", "", "| stage | seconds | counts |", "| :--- | ---: | :--- |"]
     for stage in cost.get("stages", ()):
         counts = ", ".join(f"{k} {v:g}" for k, v in (stage.get("facts") or {}).items() if is_number(v))
-        lines.append(f"| {stage['label']} | {stage['seconds']:.1f} | {counts} |".replace("|  |", "| |"))
+        lines.append(f"| {_said(stage['label'])} | {stage['seconds']:.1f} | {counts} |".replace("|  |", "| |"))
     return "\n".join(lines) + "\n"
 
 
@@ -167,6 +173,12 @@ def _plain(value: Any) -> str:
     if isinstance(value, str) and "/" in value and (value.startswith(("/", "~", ".")) or Path(value).exists()):
         return Path(value).name
     return str(value)
+
+
+def _said(text: str) -> str:
+    """Text from a folder's name or a setting on one line of the card: no HTML, no link, no cell or code that ends early."""
+    text = " ".join(printable(text).split()).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([`|]|(?<=\])\()", r"\\\1", text)
 
 
 def _minutes(seconds: Any) -> str:

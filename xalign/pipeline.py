@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from xalign.cache import Artifact, Cache, disk_error, locked, write_json
 from xalign.config import Run
 from xalign.data.examples import write_jsonl
+from xalign.digests import remove
 from xalign.plan import Plan, clock, console, finished, make_plan, plain, print_plan, run_folder
+from xalign.runfiles import FACTS, write_facts
 
 
 def execute(run: Run) -> Path:
@@ -24,7 +27,7 @@ def execute(run: Run) -> Path:
     """
     began = time.perf_counter()
     out = console()
-    cache = Cache(run.cache, say=lambda line: out.print(f"[dim]{time.perf_counter() - began:6.0f} s[/]  {line}"))
+    cache = Cache(run.cache, say=lambda line: out.print(f"[dim]{time.perf_counter() - began:6.0f} s[/]  {escape(line)}"))
     plan = make_plan(run)
     folder = run_folder(run, plan)
     print_plan(run, plan, cache, folder)
@@ -75,7 +78,7 @@ def perform(run: Run, plan: Plan, cache: Cache, folder: Path, out: Console, bega
         raise
     record.end(tracker, folder)
     model = f"model    {folder / 'model'}\n" if plan.model else ""
-    out.print(f"\nresults  {folder}\n{model}took     {clock(time.perf_counter() - began)}", soft_wrap=True)
+    out.print(f"\nresults  {folder}\n{model}took     {clock(time.perf_counter() - began)}", soft_wrap=True, markup=False)
 
 
 def speed(facts: dict[str, Any]) -> str:
@@ -102,14 +105,16 @@ def carry_out(run: Run, plan: Plan, cache: Cache, folder: Path, tracker: Any, ou
     from xalign.tasks.evaluate import forget
 
     cached = {s.key for s in plan.stages() if cache.has(s)}
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(plain(run))), encoding="utf-8")
+    config = OmegaConf.to_yaml(OmegaConf.create(plain(run)))
+    if not (folder / FACTS).exists():  # says whose folder this is, should the run not end
+        (folder / "config.yaml").write_text(config, encoding="utf-8")
     before = {key: cache.get(stage) for key, stage in plan.before.items()}
     forget()
     overlap = model = None
     if plan.overlap and plan.model:
         overlap = cache.get(plan.overlap).receipt["facts"]
         line, grid = overlap_lines(overlap)
-        out.print(f"         {line}", soft_wrap=True)
+        out.print(f"         {line}", soft_wrap=True, markup=False)
         if grid:
             show([grid])
         model = train(plan, cache, tracker, out)
@@ -117,7 +122,7 @@ def carry_out(run: Run, plan: Plan, cache: Cache, folder: Path, tracker: Any, ou
     forget()
     studied = {when: cache.get(stage) for when, stage in plan.studied.items()}
     rows = collect_rows(run, plan, folder, before, after, studied)
-    receipts = [dict(cache.get(s).receipt, cached=s.key in cached) for s in plan.stages()]
+    receipts = [dict(cache.get(s).receipt, cached=s.key in cached - cache.made) for s in plan.stages()]
     spent = cost_rows(receipts, {"run": folder.name, "method": "none" if run.mode != "train" else run.choices["method"],
                                  "lang": ",".join(run.lang), "source": run.source, "backbone": run.choices["backbone"], "seed": run.seed})
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -125,16 +130,19 @@ def carry_out(run: Run, plan: Plan, cache: Cache, folder: Path, tracker: Any, ou
             "seconds_this_run": round(time.perf_counter() - began, 1),
             "train_seconds": round(sum(r["seconds"] for r in spent if r["kind"] == "train"), 1),
             "stages": [{k: r[k] for k in ("label", "key", "seconds", "cached", "facts")} for r in receipts]}
-    write_jsonl(folder / "rows.jsonl", rows)
+    for name in (FACTS, "rows.jsonl"):  # killed from here on, the run is not finished; nothing above takes away what stood here
+        remove(folder / name)
+    (folder / "config.yaml").write_text(config, encoding="utf-8")
     write_jsonl(folder / "cost.jsonl", spent)
     write_json(folder / "receipts.json", receipts)
     export_predictions(folder, plan, cache)
-    export_studied(folder, studied)
+    export_studied(folder, studied, lambda line: out.print(line, soft_wrap=True, markup=False))
     if model:
         export_model(run, plan, cache, folder, rows, cost)
-    write_json(folder / "run.json", {"name": folder.name, "mode": run.mode, "choices": run.choices, "lang": list(run.lang),
-                                     "source": run.source, "seed": run.seed, "model": (plan.model or plan.weights).key,
-                                     "overlap": overlap, "versions": versions(), "cost": cost})
+    write_jsonl(folder / "rows.jsonl", rows)
+    write_facts(folder, {"name": folder.name, "mode": run.mode, "choices": run.choices, "lang": list(run.lang), "source": run.source,
+                         "seed": run.seed, "model": (plan.model or plan.weights).key, "overlap": overlap, "versions": versions(), "repeatable": repeatable(run, ranks.place()[1]),
+                         "cost": cost})
 
 
 def train(plan: Plan, cache: Cache, tracker: Any, out: Console) -> Artifact:
@@ -154,6 +162,6 @@ def train(plan: Plan, cache: Cache, tracker: Any, out: Console) -> Artifact:
     for stage in plan.stages():
         if cache.has(stage) and (ends := cache.get(stage).receipt["facts"].get("course")):
             shown = ", ".join(f"{name} {a:.3f} → {b:.3f}" for name, (a, b) in ends.items())
-            out.print(f"         [dim]{stage.title}:[/] {shown}", soft_wrap=True)
-            out.print(f"         [dim]{stage.title}:[/] {speed(cache.get(stage).receipt['facts'])}", soft_wrap=True)
+            out.print(f"         [dim]{escape(stage.title)}:[/] {escape(shown)}", soft_wrap=True)
+            out.print(f"         [dim]{escape(stage.title)}:[/] {speed(cache.get(stage).receipt['facts'])}", soft_wrap=True)
     return model

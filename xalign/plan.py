@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from xalign.cache import Cache, Stage, digest_of
 from xalign.config import Run
+from xalign.digests import read_sealed
+from xalign.runfiles import sound
+from xalign.tables import Terminal
 
 if TYPE_CHECKING:
     from xalign.tasks.base import Task
@@ -93,7 +97,7 @@ def clock(seconds: float) -> str:
 
 def console() -> Console:
     """The terminal; 120 columns where there is none."""
-    return Console(width=None if sys.stdout.isatty() else 120, highlight=False, soft_wrap=False)
+    return Terminal(width=None if sys.stdout.isatty() else 120, highlight=False, soft_wrap=False)
 
 
 def print_plan(run: Run, plan: Plan, cache: Cache, folder: Path) -> None:
@@ -103,8 +107,8 @@ def print_plan(run: Run, plan: Plan, cache: Cache, folder: Path) -> None:
     tasks = ", ".join(t.name for t in run.tasks)
     if run.mode != "train":
         what = tasks if run.mode == "evaluate" else run.study.name
-        out.print(f"[bold]{run.mode}[/] {what} · {', '.join(run.lang)} · backbone {pick('backbone')} {getattr(run.backbone, 'name', '')}",
-                  soft_wrap=True)
+        out.print(f"[bold]{run.mode}[/] {what} · {', '.join(run.lang)} · backbone {pick('backbone')} "
+                  f"{escape(getattr(run.backbone, 'name', ''))}", soft_wrap=True)
     else:
         out.print(f"[bold]{pick('method')}[/] {run.source} → {', '.join(run.lang)} · backbone {pick('backbone')} · data {pick('data')} "
                   f"· translator {pick('translator')} · trainer {pick('trainer')} · task {tasks} · seed {run.seed}", soft_wrap=True)
@@ -115,11 +119,13 @@ def print_plan(run: Run, plan: Plan, cache: Cache, folder: Path) -> None:
         hit, started = cache.has(stage), cache.started(stage)
         left += 0 if hit else stage.seconds
         state = "[green]hit[/]" if hit else "[yellow]continue[/]" if started else "miss"
-        table.add_row(stage.title, stage.key[:12], state, "" if hit else f"~{clock(stage.seconds)}")
+        table.add_row(escape(stage.title), stage.key[:12], state, "" if hit else f"~{clock(stage.seconds)}")
     out.print(table)
     for _, _, reason in plan.absent:
         out.print(f"absent: {reason}", soft_wrap=True, markup=False)
-    out.print(f"estimated {clock(left)} on two CPU cores · cache {cache.root} · results {folder}\n", soft_wrap=True)
+    out.print(f"estimated {clock(left)} on two CPU cores · cache {cache.root} · results {folder}\n", soft_wrap=True, markup=False)
+    if line := planned(run, ranks.place()[1]):
+        out.print(f"{line}\n", soft_wrap=True, markup=False)
     if plan.model:
         print_memory(run, plan, cache, out)
 
@@ -130,11 +136,12 @@ def print_memory(run: Run, plan: Plan, cache: Cache, out: Console) -> None:
 
     trainings = [(dataclasses.replace(run.trainer, **s.params["trainer"]), len(s.inputs) > 2)
                  for s in plan.stages() if "trainer" in s.params]
-    shape = run.backbone.shape(cache.folder(plan.weights) if cache.has(plan.weights) else None)
+    shape = run.backbone.shape(cache.folder(plan.weights) if cache.sound(plan.weights) else None)
     if isinstance(shape, str) or not trainings:
-        out.print(f"training memory unknown: {shape if trainings else 'the method trains in its own way'}\n", soft_wrap=True)
+        out.print(f"training memory unknown: {shape if trainings else 'the method trains in its own way'}\n", soft_wrap=True,
+                  markup=False)
         return
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = ranks.place()[1]
     node, teacher = max(trainings, key=lambda t: memory.estimate(shape, t[0], world, t[1]).total)
     found = {n: memory.estimate(shape, node, n, teacher) for n in dict.fromkeys((world, 8))}
     gpu, bf16, encoder = memory.on_gpu(node), memory.uses_bf16(node), shape.kind == "encoder"
@@ -177,14 +184,18 @@ def gib(size: int) -> str:
 def renew_failed(plan: Plan, cache: Cache) -> None:
     """Make scores again that lack a metric because something failed (no network, no interpreter); their predictions stay."""
     for stage in (*plan.before.values(), *plan.after.values()):
-        if cache.has(stage) and cache.get(stage).receipt["facts"].get("failed"):
+        if (found := cache.find(stage)) and found.receipt["facts"].get("failed"):
             cache.renew(stage)
 
 
 def finished(plan: Plan, cache: Cache, folder: Path) -> bool:
-    """True if the run's folder is written and no stage is missing or to be tried again."""
+    """True if the run's folder is written, no stage is missing or to be tried again, and neither shows damage.
+
+    Raises:
+        XalignError: a file cannot be read, or stands among the run's that is none of them.
+    """
     renew_failed(plan, cache)
-    return (folder / "run.json").is_file() and all(cache.has(s) for s in plan.stages()) and studied(folder, plan)
+    return sound(folder) and studied(folder, plan) and all(cache.sound(s) for s in plan.stages())
 
 
 def studied(folder: Path, plan: Plan) -> bool:
@@ -193,7 +204,7 @@ def studied(folder: Path, plan: Plan) -> bool:
     from xalign.studies.base import place
 
     receipts = [(place(folder, s.name, when) / RECEIPT, s.key) for when, s in plan.studied.items()]
-    return all(path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("key") == key for path, key in receipts)
+    return all(path.is_file() and (read_sealed(path) or {}).get("key") == key for path, key in receipts)
 
 
 def plain(run: Run) -> dict[str, Any]:

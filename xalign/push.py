@@ -14,20 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from xalign.config import XalignError
+from xalign.runfiles import check_path, read_facts
+from xalign.safe import KEYS, printable
 from xalign.tables import Grid, show
 from xalign.terminal import LineParser, reading
 
 KINDS = {".safetensors", ".json", ".jinja", ".md", ".txt", ".model"}  # .model: a SentencePiece vocabulary
 TEXTS = KINDS - {".safetensors", ".model"}
-KEYS = re.compile(r"\b(hf_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9_-]{20,}|AKIA[A-Z0-9]{16}|gh[pousr]_[A-Za-z0-9]{30,})"
-                  "|-----BEGIN [A-Z ]*PRIVATE KEY")
 PATHS = re.compile(r"""(?<![\w.])(?:/(?:home|root|Users|tmp|mnt|data|scratch|work|workspace)/[^\s"'`)]+|[A-Z]:\\\\?Users\\[^\s"'`)]+)""")
 VOCABULARIES = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "added_tokens.json")  # their entries look like anything
+ANEW = "remove the card and repeat the run's command"  # a card that is there is left as people made it
 LOADS = """
 import sys, transformers
 kind = transformers.AutoModel if sys.argv[2] == "text-ranking" else transformers.AutoModelForCausalLM
-model = kind.from_pretrained(sys.argv[1])
-tokenizer = transformers.AutoTokenizer.from_pretrained(sys.argv[1])
+model = kind.from_pretrained(sys.argv[1], trust_remote_code=False)
+tokenizer = transformers.AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=False)
 print(f"{type(model).__name__}, {model.num_parameters():,} parameters, {len(tokenizer):,} tokens")
 """
 
@@ -36,10 +37,12 @@ def model_folder(run: Path) -> Path:
     """The model inside a run's folder.
 
     Raises:
-        XalignError: there is none.
+        XalignError: there is none, or the run is not finished.
     """
     if not run.is_dir():
         raise XalignError(f"{run}: no such run folder")
+    if (run / "config.yaml").is_file():  # else somebody put a model there
+        read_facts(run)
     if not (run / "model").is_dir():
         raise XalignError(f"{run}: holds no model; name the folder of a finished training run (mode=evaluate trains none)")
     return run / "model"
@@ -55,9 +58,11 @@ def problems(folder: Path) -> list[str]:
     files = files_of(folder)
     found = [f"{p}: {p.suffix or 'a file without suffix'} is not published (weights must be safetensors, no pickles); remove it"
              for p in files if p.suffix not in KINDS]
+    found += [f"{p}: is a link; what it points to would be published in its place: put the file itself there, or remove it"
+              for p in sorted(folder.rglob("*")) if p.is_symlink()]
     names = {str(p.relative_to(folder)) for p in files}
     needs = {"config.json", "README.md", "tokenizer_config.json"} | shards(folder)
-    if "README.md" in names and "head.safetensors" in (folder / "README.md").read_text(encoding="utf-8"):  # an encoder's
+    if "README.md" in names and "head.safetensors" in (folder / "README.md").read_text(encoding="utf-8", errors="replace"):  # an encoder's
         needs.add("head.safetensors")
     found += [f"{folder / name}: is missing; repeat the run's command" for name in sorted(needs - names)]
     found += [f"{p}: is cut short; repeat the run's command" for p in files if p.suffix == ".safetensors" and not whole(p)]
@@ -69,7 +74,10 @@ def problems(folder: Path) -> list[str]:
 def shards(folder: Path) -> set[str]:
     """The files that hold the weights."""
     index = folder / "model.safetensors.index.json"
-    return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    try:
+        return set(json.loads(index.read_bytes())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise XalignError(f"{index}: is damaged; repeat the run's command to write it again") from None
 
 
 def whole(path: Path) -> bool:
@@ -80,10 +88,10 @@ def whole(path: Path) -> bool:
             return False
         try:
             header = json.loads(f.read(size))
-        except ValueError:
+            ends = [t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"]
+            return path.stat().st_size == 8 + size + max(ends, default=0)
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
             return False
-    ends = [t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"]
-    return path.stat().st_size == 8 + size + max(ends, default=0)
 
 
 def card_of(path: Path) -> Any:
@@ -97,7 +105,7 @@ def card_of(path: Path) -> Any:
     try:
         card = ModelCard(path.read_text(encoding="utf-8"))
     except Exception as e:  # YAML's and the library's own errors
-        raise XalignError(f"{path}: its first block is not valid metadata ({' '.join(str(e).split())[:160]}); mend it, or repeat the run") \
+        raise XalignError(f"{path}: its first block is not valid metadata ({' '.join(str(e).split())[:160]}); mend it, or {ANEW}") \
             from None
     return card.data
 
@@ -108,7 +116,7 @@ def card_problems(path: Path) -> list[str]:
         data = card_of(path)
     except XalignError as e:
         return [str(e)]
-    found = [f"{path}: its metadata has no '{key}'; repeat the run's command" for key in ("language", "library_name", "pipeline_tag")
+    found = [f"{path}: its metadata has no '{key}'; add it, or {ANEW}" for key in ("language", "library_name", "pipeline_tag")
              if not data.get(key)]
     if data.get("base_model") and not data.get("license"):
         found.append(f"{path}: names no licence, and the model derives from {data.base_model}; read the licence there and add "
@@ -214,8 +222,9 @@ def push(argv: list[str]) -> None:
     folder = model_folder(asked.run)
     if found := problems(folder):
         for line in found[1:]:
-            print(line)
+            print(printable(line))
         raise XalignError(found[0])
+    check_path(folder)
     print(f"{'private' if asked.private else 'public'} model {asked.name}, revision {asked.revision}, from {folder}")
     show([listing(folder)])
     if asked.check:

@@ -1,15 +1,17 @@
 """What a run leaves behind: rows, predictions, the model with its card, the tracker's summary."""
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xalign.cache import Artifact, Cache
+from xalign.cache import RECEIPT, Artifact, Cache
 from xalign.config import Run
 from xalign.data.examples import read_jsonl, write_jsonl
+from xalign.digests import LARGE, intact, read_sealed, remove
 from xalign.rows import percent
 
 if TYPE_CHECKING:
@@ -49,14 +51,18 @@ def collect_rows(run: Run, plan: Plan, folder: Path, before: Found, after: Found
     return rows + [{**shared, "reason": None, **row} for row in run.study.rows(run, studied)]
 
 
-def link(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source` without a second copy where the file system allows it."""
+def export(source: Path, target: Path) -> None:
+    """Put an artifact's file into a run's folder: weights without a second copy where the file system allows it.
+
+    Whatever people may open and edit is a copy: in a file shared with the cache an edit would cost them the artifact.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+    remove(target)
+    if source.stat().st_size > LARGE:
+        with contextlib.suppress(OSError):
+            os.link(source, target)
+            return
+    shutil.copyfile(source, target)
 
 
 def export_predictions(folder: Path, plan: Plan, cache: Cache) -> None:
@@ -64,7 +70,7 @@ def export_predictions(folder: Path, plan: Plan, cache: Cache) -> None:
     from xalign.tasks.evaluate import per_example
 
     for when, stages in (("before", plan.before), ("after", plan.after)):
-        shutil.rmtree(folder / "predictions" / when, ignore_errors=True)
+        remove(folder / "predictions" / when)
         for (_, lang), stage in stages.items():
             target = folder / "predictions" / when / lang
             target.mkdir(parents=True, exist_ok=True)
@@ -80,18 +86,26 @@ def export_predictions(folder: Path, plan: Plan, cache: Cache) -> None:
                             ({**record, "scores": found.get(record["id"], {})} for record in read_jsonl(path)))
             for path in sorted(scores.path.glob("*.jsonl")):  # what the scoring wrote down: a judge's verdicts
                 if path.name not in ("scores.jsonl", "examples.jsonl"):
-                    link(path, target / path.name)
+                    export(path, target / path.name)
 
 
-def export_studied(folder: Path, studied: dict[str, Artifact]) -> None:
-    """study/<name>/<when>/: what the run's study computed, receipts included."""
-    from xalign.studies.base import place
+def export_studied(folder: Path, studied: dict[str, Artifact], say: Callable[[str], None]) -> None:
+    """study/<name>/<when>/: what the run's study computed, receipts included.
 
-    for when, artifact in studied.items():
-        target = place(folder, artifact.receipt["name"], when)
-        shutil.rmtree(target, ignore_errors=True)
+    What another study of the same run left there stays, if it is as its receipt says; else it is removed, with one line.
+    """
+    from xalign.studies.base import FOLDER, place
+
+    own = {place(folder, artifact.receipt["name"], when): artifact for when, artifact in studied.items()}
+    for other in sorted(set((folder / FOLDER).glob("*/*")) - own.keys()):
+        receipt = read_sealed(other / RECEIPT) if (other / RECEIPT).is_file() else None
+        if not receipt or not all(intact(other / name, fact) for name, fact in receipt["files"].items()):
+            say(f"{other}: is damaged and removed; repeat the command with study={other.parent.name} to have it again")
+            remove(other)
+    for target, artifact in own.items():
+        remove(target)
         for path in sorted(p for p in artifact.path.rglob("*") if p.is_file()):
-            link(path, target / path.relative_to(artifact.path))
+            export(path, target / path.relative_to(artifact.path))
 
 
 def training_records(plan: Plan, cache: Cache, name: str = "log.jsonl") -> Iterator[dict[str, Any]]:
@@ -108,7 +122,7 @@ def training_records(plan: Plan, cache: Cache, name: str = "log.jsonl") -> Itera
 def export_logs(plan: Plan, cache: Cache, folder: Path) -> None:
     """log.jsonl and samples.jsonl of all training stages; the stages' own files stay as they are."""
     for name in ("log.jsonl", "samples.jsonl"):
-        (folder / name).unlink(missing_ok=True)  # an older version's file may be the stage's own, by a hard link
+        remove(folder / name)  # an older version's file may be the stage's own, by a hard link
         if records := list(training_records(plan, cache, name)):
             write_jsonl(folder / name, records)
 
@@ -120,6 +134,6 @@ def export_model(run: Run, plan: Plan, cache: Cache, folder: Path, rows: list[di
     assert plan.model
     model, skip = cache.get(plan.model), {"receipt.json", "log.jsonl", "samples.jsonl"}
     for path in sorted(p for p in model.path.rglob("*") if p.is_file() and p.name not in skip):
-        link(path, folder / "model" / path.relative_to(model.path))
+        export(path, folder / "model" / path.relative_to(model.path))
     export_logs(plan, cache, folder)
     write_card(folder / "model", run, rows, cost)

@@ -1,7 +1,7 @@
 """A run's files, read, and its rows gathered by metric: what the tables and the model card are made of. No torch."""
 from __future__ import annotations
 
-import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +11,7 @@ from typing import Any
 from xalign.analysis.significance import holm
 from xalign.config import XalignError
 from xalign.data.examples import read_jsonl
+from xalign.runfiles import FACTS, check, read_facts
 from xalign.tables import MISSING, is_number, with_error
 
 Row = Mapping[str, Any]
@@ -32,15 +33,18 @@ def lower_note(metrics: Iterable[str]) -> list[str]:
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows of one run folder.
+    """The rows of one run folder, after its files were checked (`xalign.runfiles.check`): whoever reads a run begins here.
 
     Raises:
-        XalignError: if the folder has no rows.jsonl or a line of it is not a row.
+        XalignError: if the run is not finished, a file of it was changed, or a line of rows.jsonl is not a row.
     """
     path = folder / "rows.jsonl"
     if not path.is_file():
         what = "has no rows.jsonl; the run is not finished, repeat its command" if folder.is_dir() else "no such run folder"
         raise XalignError(f"{folder}: {what}")
+    finished = os.path.lexists(folder / FACTS)
+    if finished:
+        check(folder)
     rows = []
     for number_, row in enumerate(read_jsonl(path), 1):
         lacking = [key for key in REQUIRED if key not in row]
@@ -49,15 +53,14 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
         rows.append(row)
     if not rows:
         raise XalignError(f"{path}: is empty; repeat the run's command")
+    if not finished:
+        raise XalignError(f"{folder}: has no {FACTS}; the run is not finished, repeat its command")
     return rows
 
 
 def read_cost(folder: Path) -> dict[str, Any]:
-    """The cost that run.json records; empty if it is not there."""
-    try:
-        return dict(json.loads((folder / "run.json").read_text(encoding="utf-8"))["cost"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+    """The cost that run.json records; empty if it has none."""
+    return dict(read_facts(folder).get("cost") or {})
 
 
 def flat_config(folder: Path) -> dict[str, Any]:

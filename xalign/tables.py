@@ -8,7 +8,7 @@ import csv
 import math
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -17,8 +17,11 @@ from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.constrain import Constrain
 from rich.measure import Measurement
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
+
+from xalign.safe import printable
 
 NARROWEST = 96  # columns; below this the terminal itself wraps the lines
 NOTES = 118  # columns; notes wrap here even where a table is wider
@@ -52,6 +55,15 @@ class Grid:
     colours: dict[tuple[int, int], str] = field(default_factory=dict)
     marks: dict[tuple[int, int], str] = field(default_factory=dict)
     groups: list[tuple[int, int, str]] = field(default_factory=list)
+
+
+class Terminal(Console):
+    """A console that prints what data, models and folders are called as plain characters: nothing in it that a terminal obeys."""
+
+    def render(self, *args: Any, **kwargs: Any) -> Iterator[Segment]:
+        """See rich; its own styles and movements are no text of ours."""
+        for part in super().render(*args, **kwargs):
+            yield part if part.control else part._replace(text=printable(part.text))
 
 
 def is_number(value: Any) -> bool:
@@ -164,7 +176,7 @@ def renderable(grids: Sequence[Grid]) -> Group:
 def show(grids: Sequence[Grid], file: TextIO | None = None) -> None:
     """Print grids to `file` (default: standard output), at the width they need when it is not a terminal."""
     file = file or sys.stdout
-    console = Console(file=file, highlight=False, soft_wrap=False)
+    console = Terminal(file=file, highlight=False, soft_wrap=False)
     if console.is_terminal:
         width = max(console.width, NARROWEST)
         grids = [part for grid in grids for part in folded(grid, width)]
@@ -172,7 +184,7 @@ def show(grids: Sequence[Grid], file: TextIO | None = None) -> None:
         free = Console(file=file, width=10_000)
         needs = [Measurement.get(free, free.options, rich_table(grid)).maximum for grid in grids]
         width = max([110, *needs])
-    Console(file=file, highlight=False, width=width).print(renderable(grids))
+    Terminal(file=file, highlight=False, width=width).print(renderable(grids))
 
 
 def markdown(grids: Sequence[Grid]) -> str:
@@ -195,13 +207,23 @@ def _marked(cell: str, mark: str) -> str:
 
 def _md(text: str, strip: bool = True) -> str:
     """Text on one line that Markdown shows as it is."""
-    text = re.sub(r"([\\`*_~\[\]|])", r"\\\1", text).replace("&", "&amp;").replace("<", "&lt;").replace("\n", " ")
+    text = re.sub(r"([\\`*_~\[\]|])", r"\\\1", printable(text)).replace("&", "&amp;").replace("<", "&lt;").replace("\n", " ")
     return text.strip() if strip else text
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write raw values (no rounding; empty for nothing) as UTF-8 CSV."""
+    """Write raw values (no rounding; empty for nothing) as UTF-8 CSV; a text that a spreadsheet would compute begins with ``'``."""
     with open(path, "w", encoding="utf-8", newline="") as f:
         writer = csv.writer(f, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(["" if v is None else v for v in row] for row in rows)
+        writer.writerows(["" if v is None else _uncomputed(v) for v in row] for row in (columns, *rows))
+
+
+def _uncomputed(value: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula; numbers, also those written as text, stay numbers."""
+    if not isinstance(value, str) or not value.lstrip(" ").startswith(("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")):
+        return value
+    try:
+        float(value)
+        return value
+    except ValueError:
+        return f"'{value}"

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from xalign.config import XalignError
+from xalign.safe import hide, printable
 
 
 def fail(message: str) -> None:
-    """One line on stderr."""
-    print(f"xalign: {' '.join(str(message).split())}", file=sys.stderr)
+    """One line on stderr, without secrets and without what a terminal would obey."""
+    print(f"xalign: {' '.join(printable(hide(str(message))).split())}", file=sys.stderr)
 
 
 class LineParser(argparse.ArgumentParser):
@@ -69,7 +70,7 @@ def guarded(work: Callable[[], Any]) -> int:
             return 2
         log = Path("xalign-error.log")  # the user gets a line, we get the traceback
         with contextlib.suppress(OSError):
-            log.write_text(traceback.format_exc(), encoding="utf-8")
+            log.write_text(hide(traceback.format_exc()), encoding="utf-8")
         if os.environ.get("XALIGN_DEBUG"):
             traceback.print_exc()
         fail(f"unexpected {type(e).__name__}: {e} (traceback in {log}; please report it)")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xalign.backbones.folder import reason
 from xalign.backbones.soft import save_soft
 from xalign.backbones.trainable import Trainable, name_tokenizer
 from xalign.config import XalignError
@@ -49,7 +50,10 @@ class CausalBackbone(Trainable):
         self.chat = bool(tokenizer.chat_template) and node.template != "alpaca"
         self.max_length = min(node.max_length, getattr(model.config, "max_position_embeddings", None) or node.max_length)
         self.truncated = 0
-        eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        if tokenizer.eos_token_id is None:
+            raise XalignError(f"{tokenizer.name_or_path}: its tokenizer has no end-of-sequence token, so no answer could end; name it as "
+                              "eos_token in tokenizer_config.json")
+        eos = [tokenizer.eos_token_id]
         self.lead, self.end = self._answer_frame() if self.chat else (" ", eos)
         config = getattr(model, "generation_config", None)
         more = getattr(config, "eos_token_id", None)
@@ -79,13 +83,11 @@ class CausalBackbone(Trainable):
         return [*turns, {"role": "user", "content": text}]
 
     def _render(self, turns: list[dict[str, str]], ask: bool) -> str:
-        import jinja2
-
         try:
             return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=ask)
-        except jinja2.TemplateError as e:
-            raise XalignError(f"backbone.system: the chat template refuses these turns ({e}); try backbone.system=null "
-                              "or backbone.template=alpaca") from None
+        except Exception as e:  # a template is a program of the model's folder: sandboxed, but it may raise anything
+            raise XalignError(f"backbone.template: the model's chat template refuses these turns ({reason(e)}); try "
+                              "backbone.system=null or backbone.template=alpaca") from None
 
     def prompt(self, text: str, shots: Sequence[tuple[str, str]] = ()) -> str:
         """The full prompt for instruction `text`, after `shots` of (question, answer)."""

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xalign.backbones.folder import check_folder
 from xalign.backbones.shapes import E5_SMALL, SMOLLM2, Shape, read_config, read_shape
 from xalign.cache import Stage
 from xalign.config import ConfigError, Node, choice, within
@@ -188,15 +189,22 @@ class Hub(Node):
         return read_config(Path(path)) if isinstance(path, str) else None
 
     def check_run(self, run: Run) -> None:
-        """Raise ConfigError when `name` is empty or a folder without a model."""
+        """Raise ConfigError when `name` can be no hub id, no folder, or a folder without an intact model of this kind."""
         if not self.name:
             raise ConfigError(f"backbone.name: is empty; name a hub id (backbone.name={self.example}) or a model folder")
-        folder = self._folder()
-        if folder and not (folder / "config.json").is_file():
-            raise ConfigError(f"backbone.name={self.name}: no config.json in this folder; name one that save_pretrained wrote")
-        if not folder and (self.name.startswith(("/", ".", "~")) or self.name.count("/") > 1):
-            raise ConfigError(f"backbone.name={self.name}: no such folder")
+        place, folder = f"backbone.name={self.name}", self._folder()
+        if folder:
+            return check_folder(place, folder, self.kind)
+        if Path(self.name).expanduser().is_file():
+            raise ConfigError(f"{place}: is a file; name the model's folder, with config.json, safetensors weights and a tokenizer")
+        if self.name.startswith(("/", ".", "~")) or self.name.count("/") > 1:
+            raise ConfigError(f"{place}: no such folder")
+        from huggingface_hub.utils import validate_repo_id
 
+        try:
+            validate_repo_id(self.name)
+        except ValueError:
+            raise ConfigError(f"{place}: no such folder, and no hub id, which reads like {self.example}") from None
 
 @dataclass(frozen=True)
 class HubBackbone(Hub, Causal):

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xalign.config import XalignError
+
 FILE = "soft_prompt.safetensors"
 
 
@@ -63,13 +65,23 @@ def save_soft(backbone: Any, folder: Path) -> None:
 
 
 def load_soft(model: Any, folder: Path) -> None:
-    """Put the vectors that `save_soft` wrote into `folder` back, if there are any."""
-    from safetensors import safe_open
+    """Put the vectors that `save_soft` wrote into `folder` back, if there are any.
+
+    Raises:
+        XalignError: for a damaged file, or vectors of another model's width.
+    """
+    from safetensors import SafetensorError, safe_open
 
     if not (folder / FILE).is_file():
         return
-    with safe_open(folder / FILE, "pt") as f:
-        first, vectors = int(json.loads(f.metadata()["first"])), f.get_tensor("vectors")
+    try:
+        with safe_open(folder / FILE, "pt") as f:
+            first, vectors = int(json.loads(f.metadata()["first"])), f.get_tensor("vectors")
+    except (SafetensorError, TypeError, KeyError, ValueError) as e:
+        raise XalignError(f"{folder / FILE}: holds no soft prompt ({e}); fetch or train the model again") from None
     model = embedded(model)
     base = model.get_input_embeddings()
+    if vectors.dim() != 2 or vectors.shape[1] != base.weight.shape[1]:
+        raise XalignError(f"{folder / FILE}: its vectors {list(vectors.shape)} do not fit embeddings of width {base.weight.shape[1]}; "
+                          "it belongs to another model")
     model.set_input_embeddings(SoftEmbedding(base, first, vectors.to(base.weight.dtype)))

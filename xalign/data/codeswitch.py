@@ -11,8 +11,9 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from xalign.cache import Artifact, Stage, file_sha256
-from xalign.config import ConfigError, Node, XalignError
+from xalign.config import Node, XalignError
 from xalign.data.examples import Example
+from xalign.data.reading import check_file, text_lines, unchanged
 from xalign.languages import LANGUAGES
 
 if TYPE_CHECKING:
@@ -25,28 +26,27 @@ def read_muse(path: Path) -> list[tuple[str, str]]:
     """Pairs of a MUSE-format file: ``word TAB word``, or two words parted by a space, one pair a line.
 
     Raises:
-        XalignError: for a line that is neither, naming file and line number.
+        XalignError: for a line that is neither, naming file and line number, and for a file without a pair.
     """
     pairs = []
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as e:
-        raise XalignError(f"{path}: not UTF-8 ({e.reason} at byte {e.start}); convert the file to UTF-8") from None
-    for number, line in enumerate(lines, 1):
+    for number, line in text_lines(path):
         if not line.strip():
             continue
         parts = [p.strip() for p in line.split("\t")] if "\t" in line else line.split()
         if len(parts) != 2 or not all(parts):
             found = line.strip()[:60]
-            raise XalignError(f"{path}:{number}: expected 'word TAB translation' or 'word translation', found {found!r}")
+            raise XalignError(f"{path}:{number}: expected 'word TAB translation' or 'word translation', found {found!r}; "
+                              "write one pair a line")
         pairs.append((parts[0], parts[1]))
+    if all(a == b for a, b in pairs):
+        raise XalignError(f"{path}: holds no pair of different words; write 'word TAB translation' or 'word translation' a line")
     return pairs
 
 
 def read_dictionary(path: Path, inverse: bool = False) -> dict[str, tuple[str, ...]]:
     """A dictionary artifact's ``dictionary.tsv`` as word → its translations; `inverse` reads it target → source."""
     found: dict[str, dict[str, None]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_bytes().decode().split("\n")[:-1]:  # no other sign ends a line
         src, tgt = line.split("\t")
         if inverse:
             src, tgt = tgt, src
@@ -65,9 +65,9 @@ class Dictionary(Node):
     path: str | None = None
 
     def check_run(self, run: Run) -> None:
-        """Raise ConfigError when `path` names no file."""
-        if self.path and not Path(self.path).expanduser().is_file():
-            raise ConfigError(f"dictionary.path={self.path}: no such file; name a MUSE file (word TAB translation a line)")
+        """Raise ConfigError when `path` names no file, XalignError for its first line that is no pair."""
+        if self.path:
+            read_muse(check_file("dictionary.path", self.path, "name a MUSE file (word TAB translation a line)"))
 
     def stage(self, run: Run, lang: str) -> Stage:
         """``dictionary.tsv``: source word TAB `lang` word, pairs spelled the same left out."""
@@ -76,6 +76,7 @@ class Dictionary(Node):
         def work(folder: Path, inputs: list[Artifact]) -> dict[str, Any]:
             if path:
                 pairs: Iterable[tuple[str, str]] = read_muse(path)
+                unchanged([(path, origin["file"])])
             else:
                 from xalign.data.lab import phrase_table
 
@@ -86,7 +87,7 @@ class Dictionary(Node):
             return {"pairs": len(kept), "words": len({a for a, _ in kept})}
 
         if path:
-            origin = {"file": file_sha256(path)}
+            origin: dict[str, Any] = {"file": file_sha256(path)}
         else:
             from xalign.data.lab.facts import versions
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from xalign.data.examples import read_jsonl
 from xalign.data.ngrams import Grams, ngrams, normal
+from xalign.runfiles import check_path
 from xalign.tables import Grid, number, show
 from xalign.terminal import LineParser, reading
 
@@ -74,8 +75,9 @@ class ItemSet:
 def parts(record: Mapping[str, Any]) -> tuple[str, list[str]]:
     """What a test item gives away: question and right answers, or text and references; without the instruction around it
     where the record holds the text by itself."""
-    if "options" in record and "gold" in record:
-        return str(record["question"]), [str(record["options"][record["gold"]])]
+    options, gold = record.get("options"), record.get("gold")
+    if isinstance(options, list) and type(gold) is int and 0 <= gold < len(options):
+        return str(record.get("question", "")), [str(options[gold])]
     answers = next((record[k] for k in ANSWERS if record.get(k)), [])
     question = next((record[k] for k in QUESTIONS if record.get(k)), "")
     if not question and not answers:
@@ -218,6 +220,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     def work() -> None:
         args = parser.parse_args(argv)
         rows = []
+        for path in (args.train, *args.tests):
+            check_path(path)
         for place, record in enumerate(read_jsonl(args.train), 1):
             response = next((str(record[k]) for k in ("response", "output") if record.get(k)), "")
             prompt = "\n".join(str(record[k]) for k in ("prompt", "instruction", "input") if record.get(k))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xalign.config import XalignError
+from xalign.data.reading import numbered
 
 
 @dataclass(frozen=True)
@@ -68,24 +68,8 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         XalignError: for a line that is not a JSON object, naming file and line number.
     """
-    with open(path, encoding="utf-8-sig") as f:
-        lines = iter(enumerate(f, 1))
-        while True:
-            number = 0
-            try:
-                number, line = next(lines)
-                if not line.strip():
-                    continue
-                record = json.loads(line)
-            except StopIteration:
-                return
-            except UnicodeDecodeError as e:
-                raise XalignError(f"{path}: not UTF-8 ({e.reason} at byte {e.start}); convert the file to UTF-8") from None
-            except json.JSONDecodeError as e:
-                raise XalignError(f"{path}:{number}: not valid JSON ({e.msg} at column {e.colno})") from None
-            if not isinstance(record, dict):
-                raise XalignError(f"{path}:{number}: expected a JSON object, found {type(record).__name__}")
-            yield record
+    for _, record in numbered(path, own=True):
+        yield record
 
 
 def read_examples(path: Path) -> list[Example]:

@@ -13,6 +13,7 @@ from xalign.cache import Artifact, Stage, file_sha256
 from xalign.config import ConfigError, Node, Run, XalignError, within
 from xalign.data.examples import write_jsonl
 from xalign.data.lab.pairs import Pair, name_lists, phrases, sentences
+from xalign.data.reading import MISSING, text_lines, trouble, unchanged
 
 
 def _write(folder: Path, pairs: list[Pair]) -> Mapping[str, Any]:
@@ -69,20 +70,23 @@ class FileParallel(Node):
     pairs: int = within(1000, 0)
 
     def check_run(self, run: Run) -> None:
-        """Raise ConfigError unless the files of the source and of every target language are there."""
+        """Raise ConfigError unless the files of the source and of every target language are there, XalignError unless they are aligned."""
         if not self.path:
             raise ConfigError("parallel.path: names no folder; give the folder with <iso3>.txt files as parallel.path=DIR")
         for lang in run.lang:
-            self._files(run.source, lang)
+            _aligned(*self._files(run.source, lang))
 
     def _files(self, source: str, lang: str) -> tuple[Path, Path]:
         """The two aligned files."""
         root, pair = Path(self.path).expanduser(), f"{source}-{lang}"
         folder = root / pair if (root / pair).is_dir() else root
         for code in (source, lang):
-            if not (folder / f"{code}.txt").is_file():
+            why = trouble(folder / f"{code}.txt")
+            if why == MISSING:
                 raise ConfigError(f"parallel.path={self.path}: has no {code}.txt; it needs one aligned file a language, or a folder "
                                   f"{pair} with the two")
+            if why:
+                raise ConfigError(f"parallel.path={self.path}: {code}.txt {why}; put the text file there")
         return folder / f"{source}.txt", folder / f"{lang}.txt"
 
     def stage(self, run: Run, lang: str) -> Stage:
@@ -90,24 +94,26 @@ class FileParallel(Node):
         paths, source, seed = self._files(run.source, lang), run.source, run.seed
 
         def work(folder: Path, inputs: list[Artifact]) -> Mapping[str, Any]:
-            left, right = (_lines(path) for path in paths)
-            if len(left) != len(right):
-                raise XalignError(f"{paths[1]}: has {len(right)} lines but {paths[0].name} has {len(left)}; "
-                                  "the files must be aligned line by line")
-            rows = [Pair(f"line/{i}", a, b, "sentence") for i, (a, b) in enumerate(zip(left, right), 1) if a and b]
-            if not rows:
-                raise XalignError(f"{paths[1]}: holds no line that is filled on both sides")
+            rows = _aligned(*paths)
+            unchanged(zip(paths, params["sha256"], strict=True))
             Random(f"lines {seed}").shuffle(rows)
             return _write(folder, rows[:self.pairs or None])
 
-        params = {"parallel": "files", "source": source, "lang": lang, "sha256": [file_sha256(p) for p in paths],
+        params: dict[str, Any] = {"parallel": "files", "source": source, "lang": lang, "sha256": [file_sha256(p) for p in paths],
                   "pairs": self.pairs, "seed": seed}
         return Stage("parallel", 1, params, work, seconds=1, label=f"parallel text {source}-{lang}")
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as e:
-        raise XalignError(f"{path}: not UTF-8 ({e.reason} at byte {e.start}); convert the file to UTF-8") from None
-    return [line.strip() for line in text.removesuffix("\n").split("\n")]
+def _aligned(source: Path, target: Path) -> list[Pair]:
+    """The lines that are filled on both sides.
+
+    Raises:
+        XalignError: for files of other lengths, or without such a line.
+    """
+    left, right = ([line.strip() for _, line in text_lines(path)] for path in (source, target))
+    if len(left) != len(right):
+        raise XalignError(f"{target}: has {len(right)} lines but {source.name} has {len(left)}; the files must be aligned line by line")
+    rows = [Pair(f"line/{i}", a, b, "sentence") for i, (a, b) in enumerate(zip(left, right, strict=True), 1) if a and b]
+    if not rows:
+        raise XalignError(f"{target}: holds no line that is filled on both sides; {source.name} and it must be aligned line by line")
+    return rows

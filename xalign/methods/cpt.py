@@ -7,8 +7,9 @@ from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from xalign.cache import Artifact, Stage, file_sha256
-from xalign.config import ConfigError, XalignError, within
+from xalign.config import XalignError, within
 from xalign.data.examples import Example, read_jsonl
+from xalign.data.reading import check_file, text_lines, unchanged
 from xalign.methods.base import Method, Objective
 from xalign.methods.coit import CoIT
 from xalign.methods.supervised import write_rows
@@ -37,11 +38,11 @@ class CPT(Method):
     text_epochs: int = within(1, low=1)
 
     def check_run(self, run: Run) -> None:
-        """Also refuse a file that is not there."""
+        """Also refuse a file that is not there, or is no text."""
         super().check_run(run)
-        if self.path is not None and not Path(self.path).expanduser().is_file():
-            raise ConfigError(f"method.path={self.path}: there is no such file; give one text a line in {run.target}, or null for the "
-                              "target side of the parallel text")
+        if self.path is not None:
+            read_texts(check_file("method.path", self.path, f"give one text a line in {run.target}, or null for the target side of the "
+                                                            "parallel text"))
 
     def text_rows(self, run: Run) -> Stage:
         """The texts as rows without a prompt, subset ``text``; each different text once."""
@@ -49,13 +50,16 @@ class CPT(Method):
 
         def work(folder: Path, inputs: list[Artifact]) -> dict[str, Any]:
             found = read_texts(path) if path else [p["tgt"] for p in read_jsonl(inputs[0].file("pairs.jsonl"))]
+            if path:
+                unchanged([(path, params["sha256"])])
             texts = list(dict.fromkeys(found))
             Random(f"texts {seed}").shuffle(texts)
             rows = [Example(f"text/{i}", target, "", text, source="text", subset="text", group=f"text/{i}")
                     for i, text in enumerate(texts[:lines or None], 1)]
             return write_rows(folder, rows, {"texts": len(texts)}, required=("text",))
 
-        params = {"method": "text", "lang": target, "lines": lines, "seed": seed, "sha256": file_sha256(path) if path else None}
+        params: dict[str, Any] = {"method": "text", "lang": target, "lines": lines, "seed": seed,
+                                  "sha256": file_sha256(path) if path else None}
         return Stage("rows", 1, params, work, () if path else (run.parallel.stage(run, target),), label=f"rows text {target}")
 
     def rows(self, run: Run) -> Stage:
@@ -83,12 +87,9 @@ def read_texts(path: Path) -> list[str]:
     """The lines of a file that are not empty.
 
     Raises:
-        XalignError: if it is not UTF-8, or has none.
+        XalignError: if it is not UTF-8 text, or has none.
     """
-    try:
-        texts = [line.strip() for line in path.read_bytes().decode("utf-8-sig").split("\n") if line.strip()]
-    except UnicodeDecodeError as e:
-        raise XalignError(f"{path}: not UTF-8 ({e.reason} at byte {e.start}); convert the file to UTF-8") from None
+    texts = [text for _, line in text_lines(path) if (text := line.strip())]
     if not texts:
         raise XalignError(f"{path}: holds no text; give one text a line")
     return texts

@@ -10,10 +10,10 @@ from xalign.metrics.base import Metric
 
 
 def normalise(text: str, cased: bool = False) -> str:
-    """NFKC, one space between words, no punctuation at either end, lower case unless `cased`."""
+    """NFKC, one space between words, no punctuation at either end, lower case unless `cased`; a text of punctuation alone keeps it."""
     text = " ".join(unicodedata.normalize("NFKC", text).split())
     edges = {ch for ch in text if unicodedata.category(ch)[0] in "PZ"}
-    text = text.strip("".join(edges))
+    text = text.strip("".join(edges)) or text
     return text if cased else text.casefold()
 
 
@@ -68,7 +68,7 @@ class F1(_Answer):
     def _units(self, text: str) -> list[str]:
         text = normalise(text)
         if self.spaced:
-            return [w for w in map(normalise, text.split()) if w]
+            return [w for w in map(normalise, text.split()) if any(unicodedata.category(ch)[0] not in "PZ" for ch in w)]
         return [ch for ch in text if unicodedata.category(ch)[0] not in "PZ"]
 
     def _one(self, prediction: str, answer: str) -> float:

@@ -9,20 +9,27 @@ import hashlib
 import json
 import math
 import os
+import re
+import select
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 INSTALL = "pip install -e '.[comet]'"
+ANSWER = 60.0  # seconds within which an interpreter says which COMET it has
+SILENCE = 7200.0  # seconds without a scored batch (a model may first be downloaded) after which the process is given up
 # what each class of checkpoint reads; a unified one lists its own as input_segments
 SIDES = {"regression_metric": ("src", "mt", "ref"), "referenceless_regression_metric": ("src", "mt"),
          "unified_metric": ("src", "mt", "ref"), "xcomet_metric": ("src", "mt", "ref")}
+_VERSION = re.compile(r"[0-9][\w.+!-]{0,40}")
 
 
 @dataclass(frozen=True)
@@ -42,16 +49,19 @@ def sides(hparams: Mapping[str, Any], references: bool) -> tuple[str, ...]:
         ValueError: for a class that scores no segment, or that needs the reference that it does not get.
     """
     name = hparams.get("class_identifier")
-    if name not in SIDES:
+    if not isinstance(name, str) or name not in SIDES:
         raise ValueError(f"hparams.yaml has class_identifier {name}, known are {', '.join(SIDES)}")
     if name == "regression_metric" and not references:
         raise ValueError("is a regression_metric, which needs references; COMETKiwi is a referenceless or unified one")
-    own = SIDES[name] if name != "unified_metric" else ("mt", *(hparams.get("input_segments") or SIDES[name]))
+    segments = hparams.get("input_segments") or SIDES[name]
+    if not isinstance(segments, (list, tuple)):
+        raise ValueError(f"hparams.yaml has input_segments {segments}, which is no list")
+    own = SIDES[name] if name != "unified_metric" else ("mt", *segments)
     return tuple(side for side in ("src", "mt", "ref") if side in own and (references or side != "ref"))
 
 
 def check_checkpoint(key: str, model: str, references: bool) -> None:
-    """Raise ConfigError for a local checkpoint that is not there, has no hparams.yaml or is of the wrong class."""
+    """Raise ConfigError for a local checkpoint that is not there, is none, has no hparams.yaml or is of the wrong class; never opened."""
     from xalign.config import ConfigError
 
     path = Path(model).expanduser()
@@ -60,11 +70,25 @@ def check_checkpoint(key: str, model: str, references: bool) -> None:
             raise ConfigError(f"{key}={model}: no such file; name a checkpoint (.../checkpoints/model.ckpt), a hub id, or null for none")
         return
     try:
+        if not _is_checkpoint(path):
+            raise ValueError("is no PyTorch checkpoint, or one that was cut short")
         sides(_hparams(path), references)
-    except (OSError, ValueError, IndexError) as e:
-        why = f"has no {path.absolute().parent.parent / 'hparams.yaml'}" if isinstance(e, OSError) else str(e)
+    except (OSError, ValueError) as e:
+        missing = isinstance(e, FileNotFoundError)
+        why = f"has no {_above(path)}" if missing else f"{e.filename} cannot be read ({e.strerror})" if isinstance(e, OSError) else str(e)
         raise ConfigError(f"{key}={model}: {why}; name the checkpoints/model.ckpt of a model that COMET saved, its hparams.yaml "
                           "one folder above") from None
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """True for what torch.save writes: a complete zip archive, or before torch 1.6 a pickle."""
+    with open(path, "rb") as f:
+        return zipfile.is_zipfile(f) or not f.seek(0) and f.read(2) == b"\x80\x02"
+
+
+def _above(checkpoint: Path) -> Path:
+    """Where a checkpoint's hyper-parameters stand."""
+    return checkpoint.absolute().parent.parent / "hparams.yaml"
 
 
 def check_python(key: str, python: str) -> None:
@@ -85,18 +109,26 @@ def checkpoint_params(model: str) -> dict[str, str]:
 
     # folder_digests remembers: a checkpoint of two gigabytes is not read again for every plan
     path = path.absolute()
-    return {"sha256": folder_digests(path.parent)[path.name], "hparams": file_sha256(path.parents[1] / "hparams.yaml")}
+    return {"sha256": folder_digests(path.parent)[path.name], "hparams": file_sha256(_above(path))}
+
+
+def comet_version(python: str | None) -> str:
+    """The version of unbabel-comet that `python` has, ``none`` if it has none: once it is installed, the scores are made."""
+    return _asked(python) or "none"
 
 
 @lru_cache
-def comet_version(python: str | None) -> str:
-    """The version of unbabel-comet that `python` has, ``none`` if it has none: once it is installed, the scores are made."""
+def _asked(python: str | None) -> str | None:
+    """As `comet_version`; None for an interpreter that does not answer."""
     code = "from importlib.metadata import version; print(version('unbabel-comet'))"
     try:
-        done = subprocess.run([_interpreter(python), "-c", code], capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
+        done = subprocess.run([_interpreter(python), "-c", code], capture_output=True, timeout=ANSWER, stdin=subprocess.DEVNULL)
+    except OSError:
         return "none"
-    return done.stdout.strip() if done.returncode == 0 else "none"
+    except subprocess.TimeoutExpired:
+        return None
+    found = done.stdout.decode("utf-8", "replace").strip()
+    return found if not done.returncode and _VERSION.fullmatch(found) else "none"
 
 
 def comet_scores(rows: Sequence[Mapping[str, str]], model: str, references: bool, python: str | None = None, batch_size: int = 16,
@@ -128,35 +160,67 @@ def comet_scores(rows: Sequence[Mapping[str, str]], model: str, references: bool
         return XalignError(f"{key}={model}: could not be scored by {program} ({reason}); name a checkpoint that COMET opens and, in "
                            f"{python_key}, an interpreter that has it ({INSTALL} in an environment of its own)")
 
+    if _asked(python) is None:
+        raise failed(f"it does not answer within {ANSWER:.0f} s")
     name = "comet" if references else "cometkiwi"
     with tempfile.TemporaryDirectory() as folder, bar(total=len(rows), desc=name, unit="text") as progress:
         source, result, log = (Path(folder) / name for name in ("job.json", "result.json", "log"))
         source.write_text(json.dumps(job), encoding="utf-8")
-        with open(log, "w", encoding="utf-8") as errors:
+        with open(log, "wb") as errors:
             try:
-                process = subprocess.Popen([program, __file__, str(source), str(result)], stdout=subprocess.PIPE, stderr=errors, text=True)
+                process = subprocess.Popen([program, __file__, str(source), str(result)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                           stderr=errors)
             except OSError as e:
                 raise failed(e.strerror or str(e)) from None
             try:
-                for line in process.stdout or ():
-                    progress.update(int(line) if line.strip().isdigit() else 0)
+                for line in _lines(process):
+                    progress.update(int(line) if line.isdigit() and len(line) < 9 else 0)
                 process.wait()
+            except TimeoutError:
+                raise failed(f"no text was scored within {SILENCE:.0f} s") from None
             finally:
                 if process.poll() is None:
                     process.kill()
                     process.wait()
+                process.stdout.close()
         if process.returncode or not result.is_file():
-            lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-            raise failed(lines[-1] if lines else f"exit code {process.returncode}")
-        found = json.loads(result.read_text(encoding="utf-8"))
-    if "error" in found:
-        raise failed(found["error"])
-    scores = found["scores"]
+            lines = [line.strip() for line in _tail(log).splitlines() if line.strip()]
+            raise failed(lines[-1][:300] if lines else f"exit code {process.returncode}")
+        try:
+            found = json.loads(result.read_text(encoding="utf-8"))
+            if "error" in found:
+                raise failed(found["error"])
+            scores = [float(s) for s in found["scores"]]
+            told = [str(found[k]) for k in ("sha256", "class", "comet", "transformers")] + [str(s) for s in found["sides"]]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            raise failed("what it wrote is no result of COMET") from None
     if len(scores) != len(rows) or not all(math.isfinite(s) for s in scores):
         raise failed(f"it gave {sum(math.isfinite(s) for s in scores)} finite scores for {len(rows)} texts")
+    sha, kind, comet, transformers, *own = told
     which = local.absolute().parents[1].name if digest else model
-    return Quality(scores, f"{name}|model:{which}|sha256:{found['sha256'][:12]}|class:{found['class']}|"
-                           f"inputs:{'+'.join(found['sides'])}|v:{found['comet']}|transformers:{found['transformers']}")
+    return Quality(scores, f"{name}|model:{which}|sha256:{sha[:12]}|class:{kind}|inputs:{'+'.join(own)}|v:{comet}|"
+                           f"transformers:{transformers}")
+
+
+def _lines(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
+    """What `process` prints, as it comes; TimeoutError when it prints no number for `SILENCE` seconds."""
+    assert process.stdout
+    rest, last = b"", time.monotonic()
+    while select.select([process.stdout], [], [], max(last + SILENCE - time.monotonic(), 0))[0]:
+        chunk = os.read(process.stdout.fileno(), 1 << 16)
+        if not chunk:
+            return
+        *lines, rest = (line.strip() for line in (rest + chunk).split(b"\n"))
+        rest = rest[-1000:]
+        last = time.monotonic() if any(line.isdigit() for line in lines) else last
+        yield from lines
+    raise TimeoutError
+
+
+def _tail(log: Path) -> str:
+    with open(log, "rb") as f:
+        f.seek(max(log.stat().st_size - 10_000, 0))
+        return f.read().decode("utf-8", "replace")
 
 
 def _interpreter(python: str | None) -> str:
@@ -166,7 +230,10 @@ def _interpreter(python: str | None) -> str:
 def _hparams(checkpoint: Path) -> dict[str, Any]:
     import yaml
 
-    found = yaml.safe_load((checkpoint.absolute().parents[1] / "hparams.yaml").read_text(encoding="utf-8"))
+    try:
+        found = yaml.safe_load(_above(checkpoint).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as e:
+        raise ValueError(f"{_above(checkpoint)} is not YAML ({str(e).splitlines()[0]})") from None
     return found if isinstance(found, dict) else {}
 
 

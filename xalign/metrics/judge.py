@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +39,7 @@ USER = ("##{fence} QUESTION\n{question}\n##{fence} ANSWER A\n{a}\n##{fence} ANSW
 _VERDICT = re.compile(r"VERDICT: (A|B|TIE)")
 _PASSING = (408, 409, 425, 429, 500, 502, 503, 504, 529)
 MAX_WAIT = 120.0  # seconds before one retry; an endpoint that asks for more is not waited for
+MAX_REPLY = 8 << 20  # bytes of one reply; what is longer is no verdict
 
 
 class Verdicts(Protocol):
@@ -210,6 +213,7 @@ def ask(node: Judge, chat: Sequence[Mapping[str, str]], stop: Event) -> dict[str
 
 def _call(node: Judge, chat: Sequence[Mapping[str, str]], key: str) -> dict[str, Any]:
     from http.client import HTTPException
+    from ssl import SSLCertVerificationError
     from urllib.error import HTTPError, URLError
     from urllib.request import HTTPRedirectHandler, Request, build_opener
 
@@ -224,17 +228,21 @@ def _call(node: Judge, chat: Sequence[Mapping[str, str]], key: str) -> dict[str,
     headers = {"Content-Type": "application/json", "User-Agent": "xalign", **({"Authorization": f"Bearer {key}"} if key else {})}
     try:
         with build_opener(NoRedirect).open(Request(url, json.dumps(body).encode(), headers), timeout=node.timeout) as answer:
-            data = answer.read()
+            data = _read(answer, 10 * node.timeout)
     except HTTPError as e:
         if e.code in _PASSING:
             raise _Passing(f"HTTP {e.code}", _retry_after(e.headers.get("Retry-After"))) from None
         if e.code in (401, 403):  # its text may repeat the key
-            raise _refused(node, f"HTTP {e.code}", f"put a valid key into the environment variable {node.key_env}", key) from None
+            raise _refused(node, f"HTTP {e.code}{'' if key else ', without a key'}",
+                           f"put a valid key into the environment variable {node.key_env}", key) from None
         raise _refused(node, f"HTTP {e.code}: {_message(e)}", "check metric.judge.url and metric.judge.model", key) from None
     except TimeoutError:
         raise _Passing(f"no answer within {node.timeout:g} s") from None
     except (URLError, HTTPException, OSError) as e:
         reason = getattr(e, "reason", None)
+        if isinstance(reason, SSLCertVerificationError):
+            raise _refused(node, f"its certificate is not trusted ({reason.verify_message})", "check the address, or name the file of its "
+                           "certificate authority in the environment variable SSL_CERT_FILE", key) from None
         raise _Passing("no answer in time" if isinstance(reason, TimeoutError) else
                        f"no connection ({getattr(reason, 'strerror', None) or reason or type(e).__name__})") from None
     except ValueError:  # http.client repeats a header that it refuses to send
@@ -245,26 +253,39 @@ def _call(node: Judge, chat: Sequence[Mapping[str, str]], key: str) -> dict[str,
         text, finish, served = choice["message"]["content"] or "", choice.get("finish_reason"), found.get("model")
         if not isinstance(text, str):
             raise TypeError
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise _Passing("the reply is not a chat completion in JSON") from None
-    return {name: _hide(value, key) if isinstance(value, str) else None
+    # half of a surrogate pair cannot be written down
+    return {name: _hide(value.encode("utf-8", "replace").decode(), key) if isinstance(value, str) else None
             for name, value in (("text", text), ("finish", finish), ("served", served))}
 
 
+def _read(answer: Any, seconds: float) -> bytes:
+    """The whole of a reply, which may be neither endless nor drip for ever."""
+    found, end = bytearray(), time.monotonic() + seconds
+    while chunk := answer.read1(1 << 16):
+        found += chunk
+        if len(found) > MAX_REPLY:
+            raise _Passing(f"the reply is longer than {MAX_REPLY >> 20} MiB")
+        if time.monotonic() > end:
+            raise _Passing(f"the reply does not end within {seconds:g} s")
+    return bytes(found)
+
+
 def _retry_after(value: str | None) -> float | None:
-    """Seconds that a Retry-After header asks for: a number, or a date."""
+    """Seconds that a Retry-After header asks for, a number or a date; None for anything else."""
     from datetime import UTC, datetime
     from email.utils import parsedate_to_datetime
 
     try:
-        return max(float(value), 0.0) if value else None
+        seconds = float(value or "")
     except ValueError:
-        pass
-    try:
-        date = parsedate_to_datetime(str(value))
-        return max((date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds(), 0.0)
-    except ValueError:
-        return None
+        try:
+            date = parsedate_to_datetime(str(value))
+            seconds = (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError, LookupError, OverflowError):
+            return None
+    return None if math.isnan(seconds) else max(seconds, 0.0)
 
 
 def _message(error: Any) -> str:
@@ -277,7 +298,7 @@ def _message(error: Any) -> str:
         found = json.loads(text)
         found = found.get("error", found)
         text = found.get("message", text) if isinstance(found, dict) else str(found)
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         pass
     return (str(text).strip().splitlines() or [str(error.reason)])[0][:200]
 

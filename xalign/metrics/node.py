@@ -83,7 +83,8 @@ class Judge(Node):
             return
         try:
             parts = urlsplit(self.url)
-            port_ok = parts.port is None or parts.port > 0
+            port_ok = (parts.port is None or parts.port > 0) and not re.search(r"[^!-~]", self.url)
+            (parts.hostname or "").encode("idna")
         except ValueError:
             port_ok = False
         if not port_ok or parts.scheme not in ("http", "https") or not parts.hostname:
@@ -91,7 +92,7 @@ class Judge(Node):
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ConfigError(f"{path}.url: has a user name, a password or a query in it; give the address alone, and the key in the "
                               f"environment variable that {path}.key_env names")
-        if not self.model:
+        if not self.model.strip():
             raise ConfigError(f"{path}.model: is empty; name the model that judges, as the endpoint calls it")
         if self.against and not Path(self.against).expanduser().exists():
             raise ConfigError(f"{path}.against={self.against}: no such run folder or file of predictions")

@@ -27,7 +27,7 @@ STYLE = {
     "font.family": ["DejaVu Sans"], "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "xtick.labelsize": 7.5,
     "ytick.labelsize": 7.5, "legend.fontsize": 7.5, "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False,
     "axes.axisbelow": True, "axes.grid": False, "grid.color": "#e2e2e2", "grid.linewidth": 0.6, "axes.linewidth": 0.7,
-    "xtick.major.width": 0.7, "ytick.major.width": 0.7, "hatch.linewidth": 0.5, "text.usetex": False,
+    "xtick.major.width": 0.7, "ytick.major.width": 0.7, "hatch.linewidth": 0.5, "text.usetex": False, "text.parse_math": False,
     "pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "xalign",
 }
 styled = rc_context(STYLE)  # as a decorator

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullFormatter
 
 from xalign.report.contenders import UNTRAINED
 from xalign.report.cost import stage_rows
@@ -73,6 +74,7 @@ def accuracy_cost(pivot: Pivot) -> Plot:
     if max(xs) > 20 * min(xs):
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())  # matplotlib's own writes formulas, which are not parsed
     best = front([(x, cell.value) for x, cell in xy.values()], pivot.lower)
     axis.step(*zip(*best, strict=True), where="post", color=GREY, lw=1, ls=(0, (4, 2)), zorder=1)
     systems = [label for label in pivot.rows if label not in pivot.reference]  # the colours that they have in the bars

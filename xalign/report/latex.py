@@ -4,6 +4,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from xalign.safe import printable
 from xalign.tables import Grid, split_number
 
 NARROW = 9  # columns; wider tables span the page and are scaled to it
@@ -11,12 +12,12 @@ NARROW = 9  # columns; wider tables span the page and are scaled to it
 SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "|": "$|$", '"': "''",
            "±": r"$\pm$", "→": r"$\rightarrow$", "–": "--", "×": r"$\times$", "·": r"$\cdot$", "−": "$-$", "≤": r"$\leq$", "≥": r"$\geq$",
            "≈": r"$\approx$", "†": r"$\dagger$", "‡": r"$\ddagger$", "…": r"\ldots{}", "✓": r"$\surd$", "\u00a0": "~", "\n": " ",
-           "[": "{[}", "*": "{*}", **{c: "\\" + c for c in "&%$#_{}"}}
+           "\ufffd": "?", "[": "{[}", "*": "{*}", **{c: "\\" + c for c in "&%$#_{}"}}
 
 
 def escape(text: str) -> str:
     """Text that LaTeX sets as it is, with any text font encoding."""
-    return re.sub("|".join(map(re.escape, SPECIAL)), lambda hit: SPECIAL[hit[0]], text)
+    return re.sub("|".join(map(re.escape, SPECIAL)), lambda hit: SPECIAL[hit[0]], printable(text).replace("\t", " "))
 
 
 def latex(grids: Sequence[Grid]) -> str:
@@ -67,7 +68,7 @@ def _tabular(grid: Grid) -> list[str]:
 def _cell(cell: str, mark: str) -> str:
     """``\\textbf{.427}$^{**}$ {\\scriptsize$\\pm$.022}``; any other text escaped."""
     number, rest = split_number(cell)
-    found = re.fullmatch(r"(\*{0,2})(?:\s±(\S+))?", rest)
+    found = re.fullmatch(r"(\*{0,2})(?:\s±([\d.]+))?", rest)
     if not found or not re.search(r"\d", number):
         return escape(cell)
     number = "$-$" + escape(number[1:]) if number.startswith("-") else escape(number)

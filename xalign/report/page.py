@@ -51,7 +51,8 @@ def write_page(path: Path, runs: Sequence[FinishedRun], pivots: Sequence[Pivot],
         title=_title(runs), facts=_facts(runs), tables=[_table(g) for g in grids], costs=[_table(g) for g in cost_grids],
         plots=[_image(p) for p in plots], left=left, groups=[_group(g) for g in groups], examples_note=note, scored=_scored(runs),
         absent=_absent(runs), runs=_runs(runs), common=_common(runs))
-    text = re.sub(r"[^\t\n -\x7e\x85\xa0-\U0010ffff]", "�", text)  # control characters that no page may have
+    # control characters that no page may have, and the overrides that make a text read as another one
+    text = re.sub(r"[^\t\n -\x7e\x85\xa0-\U0010ffff]|[\u202d\u202e]", "�", text)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_bytes(text.encode("utf-8", "replace"))
 

@@ -1,7 +1,6 @@
 """Finished runs as reports see them: rows, configuration, facts and, where they are there, costs and training log. No torch."""
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from xalign.analysis.systems import ModelScores, find_runs
-from xalign.config import XalignError
 from xalign.data.examples import read_jsonl
 from xalign.rows import Row, flat_config, read_rows
+from xalign.runfiles import read_facts
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class FinishedRun:
     Attributes:
         rows: the scores, as rows.jsonl has them.
         config: config.yaml as dotted keys; empty for a run without it.
-        facts: run.json; empty for a run without it.
+        facts: run.json.
     """
 
     folder: Path
@@ -89,14 +88,10 @@ def load_runs(paths: Sequence[str | Path]) -> list[FinishedRun]:
     folder.
 
     Raises:
-        XalignError: for a named folder that is no finished run and holds none, a pattern without a match, a file that cannot be read.
+        XalignError: for a named folder that is no finished run and holds none, a pattern without a match, a file that was changed or
+            cannot be read.
     """
     runs = []
     for folder in sorted(find_runs([str(p) for p in paths])):
-        path = folder / "run.json"
-        try:
-            facts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        except ValueError:
-            raise XalignError(f"{path}: is not valid JSON; repeat the run's command to write it again") from None
-        runs.append(FinishedRun(folder, tuple(read_rows(folder)), flat_config(folder), facts))
+        runs.append(FinishedRun(folder, tuple(read_rows(folder)), flat_config(folder), read_facts(folder)))
     return sorted(runs, key=lambda r: ORDER.index(r.method) if r.method in ORDER else len(ORDER))

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from xalign.config import ConfigError, XalignError, check_language
+from xalign.data.reading import MISSING, numbered, text_lines, text_of_file, trouble
 from xalign.languages import LANGUAGES
-from xalign.tasks.files import numbered
 from xalign.tasks.openended import of
 
 KEY = "study.prompts"
@@ -83,11 +83,11 @@ def _own(lang: str) -> tuple[Prompt, ...]:
 
 
 def _files(path: Path, name: str, wanted: tuple[str, ...], targets: tuple[str, ...]) -> Iterator[Prompt]:
-    if path.is_file():
+    if not (why := trouble(path)):
         yield from _file(path, targets)
         return
     if not path.is_dir():
-        raise ConfigError(f"{KEY}={name}: no such file or folder; name one with {FORMS}, or auto")
+        raise ConfigError(f"{KEY}={name}: {'no such file or folder' if why == MISSING else why}; name one with {FORMS}, or auto")
     for lang in wanted:
         row = LANGUAGES[lang]
         stems = (f"questions_{row.name}", lang, row.iso1)
@@ -105,22 +105,20 @@ def _file(path: Path, targets: tuple[str, ...]) -> Iterator[Prompt]:
         for number, record in numbered(path):
             yield _prompt(record, f"{path}:{number}", number, targets)
         return
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as e:
-        raise XalignError(f"{path}: not UTF-8 ({e.reason} at byte {e.start}); convert the file to UTF-8") from None
     if path.suffix == ".txt":
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, line in text_lines(path):
             if line.strip():
                 yield _prompt(line, f"{path}:{number}", number, targets)
         return
     import yaml
 
     try:
-        content = yaml.safe_load(text)
+        content = yaml.safe_load(text_of_file(path))
     except yaml.YAMLError as e:
         mark, problem = getattr(e, "problem_mark", None), getattr(e, "problem", None) or "cannot be read"
-        raise XalignError(f"{path}:{mark.line + 1 if mark else 1}: not valid YAML ({problem})") from None
+        raise XalignError(f"{path}:{mark.line + 1 if mark else 1}: not valid YAML ({problem}); write {FORMS}") from None
+    except RecursionError:
+        raise XalignError(f"{path}: not valid YAML (nested too deeply); write {FORMS}") from None
     yield from _items([] if content is None else content, str(path), targets)
 
 

@@ -1,9 +1,7 @@
 """What the evaluation tasks share: predictions in journals, then scores from them."""
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from xalign.cache import Artifact, Stage
 from xalign.config import ConfigError, Node
+from xalign.journal import Journal
 from xalign.metrics.base import Score
 from xalign.progress import bar
 
@@ -100,38 +99,6 @@ class Task(Node):
         raise NotImplementedError
 
 
-class Journal:
-    """One file of records, appended as they come; a killed run reads back what is there.
-
-    Attributes:
-        done: id → record.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.done = path, {}
-        kept = 0
-        if path.is_file():
-            data = path.read_bytes()
-            for line in data.splitlines(keepends=True):
-                try:
-                    record = json.loads(line) if line.endswith(b"\n") else None
-                except ValueError:
-                    record = None
-                if record is None:  # the kill came in the middle of a line
-                    break
-                self.done[record["id"]] = record
-                kept += len(line)
-            if kept < len(data):
-                os.truncate(path, kept)
-
-    def add(self, records: Iterable[dict[str, Any]]) -> None:
-        """Append `records`, each with an ``id``."""
-        with open(self.path, "a", encoding="utf-8", newline="\n") as f:
-            for record in records:
-                f.write(json.dumps(record, ensure_ascii=False) + "\n")
-                self.done[record["id"]] = record
-
-
 def bare(task: str, text: str, categories: tuple[str, ...] = ()) -> str:
     """A question without task or language prompts."""
     return text
@@ -154,6 +121,7 @@ class Evaluation:
         metric: the run's metric node.
         frame: ``frame(task, text, categories)`` puts the prompts of a method around every question, neutral ones too.
         opponent: folder of the untrained model's journals, for a task that `compares`; None for the untrained model itself.
+        recipe: what `Task.recipe` said when the run was planned.
     """
 
     folder: Path
@@ -170,6 +138,7 @@ class Evaluation:
     frame: Callable[[str, str, tuple[str, ...]], str] = bare
     out: Path | None = None
     opponent: Path | None = None
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def model(self) -> CausalBackbone | EncoderBackbone:
@@ -244,3 +213,6 @@ def generate_all(ev: Evaluation, requests: Sequence[Request], desc: str, stop_ne
 
             ev.model.generate([ev.frame(r.task_name, r.prompt, ()) for r in own], tokens, stop_newline=stop_newline, each=each,
                               shots=shots, **how)
+    # they came as they ended, which a kill changes; the scores' standard errors depend on the order
+    for journal in {r.journal.path: r.journal for r in requests}.values():
+        journal.arrange(r.id for r in requests if r.journal is journal)

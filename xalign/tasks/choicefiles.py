@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from xalign.config import ConfigError, choices
+from xalign.config import ConfigError, XalignError, choices
 from xalign.tasks.base import ENCODER_SECONDS, Evaluation, records_of
 from xalign.tasks.files import FileTask
 from xalign.tasks.ranking import Question, Shots, add_chance, add_majority, add_ranking, rank_options
@@ -60,6 +60,8 @@ class ChoiceFileTask(FileTask):
             solved = list({q.cluster: q for q in reversed(questions)}.values())[::-1][:self.shots]
             taken = {q.cluster for q in solved}
             questions = [q for q in questions if q.cluster not in taken]
+        if not questions and not solved:
+            raise XalignError(f"{paths['test']}: holds no question for {lang}; use {self.title}'s official file")
         if len(solved) < self.shots or not questions:
             raise ConfigError(f"task.{self.name}.shots={self.shots}: {paths.get('shots', paths['test'])} has too few questions")
         return solved, self.first(questions), left_out
@@ -86,7 +88,7 @@ class ChoiceFileTask(FileTask):
         return 5 + (ENCODER_SECONDS if run.backbone.kind == "encoder" else self.item_seconds) * (self.limit or self.items)
 
     def predict(self, ev: Evaluation) -> None:
-        solved, questions, left_out = self.load(self.folder(ev), ev.lang, ev.source)
+        solved, questions, left_out = self.loaded(ev)
         shots: Shots = tuple((q.text, q.options[q.gold]) for q in solved)
         before = ""
         if self.raw_text:  # literal text has no turns

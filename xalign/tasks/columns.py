@@ -5,23 +5,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from xalign.config import XalignError
+from xalign.data.reading import text_lines
 
 
 def lines_of(path: Path, title: str) -> list[tuple[int, str]]:
     """(line number, text) of every line, the empty ones too, without line ends and outer spaces.
 
-    Only ``\\n`` ends a line: texts from the web hold U+2028, form feeds and lone carriage returns.
-
     Raises:
-        XalignError: for a file that is not UTF-8.
+        XalignError: for a file that is not UTF-8 text.
     """
-    try:
-        lines = path.read_bytes().decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as e:
-        raise XalignError(f"{path}: not UTF-8 ({e.reason} at byte {e.start}); use {title}'s official file") from None
-    if lines[-1] == "":
-        lines.pop()
-    return [(number, line.rstrip("\r").strip(" ")) for number, line in enumerate(lines, 1)]
+    return [(number, line.strip(" ")) for number, line in text_lines(path, f"use {title}'s official file")]
 
 
 def rows_of(path: Path, names: Sequence[str], title: str) -> Iterator[tuple[str, list[str]]]:

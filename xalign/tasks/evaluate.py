@@ -52,7 +52,8 @@ def evaluation(run: Run, model: Stage, task: Task, lang: str, baselines: bool, f
     inputs, more = task.inputs(run, lang), task.score_inputs(run, lang)
 
     def begin(folder: Path, found: list[Artifact], load: Any) -> Evaluation:
-        ev = Evaluation(folder, load, found, lang, source, baselines, kind=backbone.kind, metric=run.metric)
+        ev = Evaluation(folder, load, found, lang, source, baselines, kind=backbone.kind, metric=run.metric,
+                        recipe=params["task"])
         if frame:
             ev.frame = lambda task, text, categories=(): frame(task, lang, text, categories)
         return ev

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from xalign.cache import Artifact, Stage, file_sha256
 from xalign.config import ConfigError, XalignError, within
-from xalign.data.examples import read_jsonl
+from xalign.data.reading import MISSING, kind_of, trouble, unchanged
 from xalign.languages import LANGUAGES
 from xalign.tasks.base import Evaluation, Task
 
@@ -67,7 +67,7 @@ class FileTask(Task):
         out = {}
         for role, names in self.files(lang, source).items():
             every = [folder / name for name in ((names,) if isinstance(names, str) else names)]
-            out[role] = next((p for p in every if p.is_file()), every[0])
+            out[role] = next((p for p in every if trouble(p) != MISSING), every[0])
         return out
 
     def hub(self, lang: str, source: str) -> list[HubFile]:
@@ -94,8 +94,8 @@ class FileTask(Task):
 
     def lacks(self, run: Run, lang: str) -> str:
         """Why `lang` cannot be evaluated: not in the benchmark, no file, not on the hub."""
-        missing = [p.relative_to(self.root()) for p in self.paths(self.root(), lang, run.source).values() if not p.is_file()] \
-            if self.path else []
+        missing = [p.relative_to(self.root()) for p in self.paths(self.root(), lang, run.source).values()
+                   if trouble(p) == MISSING] if self.path else []
         if self.path and not missing:
             return ""
         if self.languages and lang not in self.languages:
@@ -126,6 +126,14 @@ class FileTask(Task):
             return None
         return {role: file_sha256(path) for role, path in self.paths(self.root(), lang, run.source).items()}
 
+    def loaded(self, ev: Evaluation) -> Any:
+        """What `load` reads while a stage runs; XalignError if a file is not the one that was planned with."""
+        folder = self.root() if self.path else ev.inputs[0].path
+        found = self.load(folder, ev.lang, ev.source)
+        digests = ev.recipe.get("files") or {}
+        unchanged((path, digests[role]) for role, path in self.paths(folder, ev.lang, ev.source).items() if role in digests)
+        return found
+
     def inputs(self, run: Run, lang: str) -> tuple[Stage, ...]:
         if self.path:
             return ()
@@ -136,10 +144,6 @@ class FileTask(Task):
             return {f.path: fetch(f, revision, folder / f.path) for f in files}
 
         return (Stage("task_files", 1, params, work, seconds=20, label=f"{self.title} {lang} from the hub"),)
-
-    def folder(self, ev: Evaluation) -> Path:
-        """Where the files are while a stage runs."""
-        return self.root() if self.path else ev.inputs[0].path
 
 
 def fetch(file: HubFile, revision: str, target: Path) -> dict[str, Any]:
@@ -179,16 +183,11 @@ def cluster_of(text: str) -> str:
     return sha256(text.encode()).hexdigest()[:12]
 
 
-def numbered(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, record) of a JSON-lines file."""
-    with open(path, encoding="utf-8-sig", errors="replace") as f:
-        numbers = [number for number, line in enumerate(f, 1) if line.strip()]
-    yield from zip(numbers, read_jsonl(path), strict=True)
-
-
 def text_of(row: Mapping[str, Any], key: str, where: str, title: str) -> str:
     """A text of a record, without outer spaces; XalignError at `where` if it is none or empty."""
     value = row.get(key)
-    if not isinstance(value, str) or not value.strip():
+    if value is not None and not isinstance(value, str):
+        raise XalignError(f"{where}: '{key}' must be text, found {kind_of(value)}; use {title}'s official file")
+    if not value or not value.strip():
         raise XalignError(f"{where}: '{key}' is missing or empty; use {title}'s official file")
     return value.strip()

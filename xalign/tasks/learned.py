@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from xalign.cache import Artifact, Stage
 from xalign.config import XalignError
 from xalign.data.examples import read_jsonl
+from xalign.data.reading import numbered
 from xalign.metrics.base import Score
+from xalign.runfiles import check_path
 from xalign.tasks.base import Evaluation, Journal, example_rows
 
 if TYPE_CHECKING:
@@ -125,11 +127,13 @@ def answers(path: Path, task: str, lang: str) -> list[dict[str, Any]]:
     Raises:
         XalignError: for a line that is no JSON object, or lacks id or prediction in a file that was named.
     """
+    check_path(path)
     if path.is_file():
-        found = list(read_jsonl(path))
-        for number, record in enumerate(found, 1):
+        found = []
+        for number, record in numbered(path, own=True):
             if not isinstance(record.get("id"), str) or not isinstance(record.get("prediction"), str):
-                raise XalignError(f"{path}: record {number} lacks id or prediction; each line of the opponent's answers needs both")
+                raise XalignError(f"{path}:{number}: lacks id or prediction; each line of the opponent's answers needs both, as text")
+            found.append(record)
         return [r for r in found if r.get("task", task) == task and r.get("lang", lang) == lang]
     for folder in (path / "predictions" / "after" / lang, path / "predictions" / "before" / lang, path):
         found = [r for file in sorted(folder.glob("*.jsonl")) for r in read_jsonl(file) if "id" in r and "prediction" in r]

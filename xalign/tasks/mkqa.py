@@ -1,7 +1,6 @@
 """MKQA from its official file: questions that people asked a search engine, answered from memory in 18 of our languages."""
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from xalign.config import XalignError, choice
+from xalign.data.reading import ident_of, numbered
 from xalign.languages import LANGUAGES
 from xalign.metrics.answers import normalise
 from xalign.metrics.base import Metric, Score
@@ -111,7 +111,8 @@ def read_mkqa(path: Path, code: str) -> Iterator[tuple[str, str, tuple[str, ...]
         XalignError: for a line without a query or an answer in that language, or with an id a second time, naming file and line.
     """
     seen: set[str] = set()
-    for where, row in _lines(path):
+    for number, row in numbered(path, "use MKQA's official file"):
+        where = f"{path}:{number}"
         queries, answers = row.get("queries"), row.get("answers")
         if not isinstance(queries, dict) or not isinstance(answers, dict):
             raise XalignError(f"{where}: has no 'queries' or no 'answers' by language; use MKQA's official file")
@@ -124,30 +125,16 @@ def read_mkqa(path: Path, code: str) -> Iterator[tuple[str, str, tuple[str, ...]
             if not isinstance(answer, dict) or answer.get("type") not in TYPES:
                 found = answer.get("type") if isinstance(answer, dict) else answer
                 raise XalignError(f"{where}: answers.{code}: type={found}: must be one of {', '.join(TYPES)}; use MKQA's official file")
-            right += [answer.get("text") or "", *(answer.get("aliases") or ())]
-        ident = str(row.get("example_id", ""))
-        if not ident or ident in seen:
-            raise XalignError(f"{where}: example_id={ident}: is {'here a second time' if ident else 'missing'}; use MKQA's official file")
+            aliases = answer.get("aliases") or []
+            own = [answer.get("text") or "", *(aliases if isinstance(aliases, list) else [0])]
+            if not all(isinstance(text, str) for text in own):
+                raise XalignError(f"{where}: answers.{code}: needs a text, and a list of texts as aliases; use MKQA's official file")
+            right += own
+        ident = ident_of(row, "example_id", None, where)
+        if ident in seen:
+            raise XalignError(f"{where}: example_id={ident}: is here a second time; use MKQA's official file")
         seen.add(ident)
         yield ident, query, tuple(dict.fromkeys(right))
-
-
-def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """("FILE:LINE", record) of a JSON-lines file that may be compressed."""
-    where = str(path)
-    try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as f:
-            for number, line in enumerate(f, 1):
-                where = f"{path}:{number}"
-                if line.strip():
-                    row = json.loads(line)
-                    if not isinstance(row, dict):
-                        raise XalignError(f"{where}: is no JSON object; use MKQA's official file")
-                    yield where, row
-    except json.JSONDecodeError as e:
-        raise XalignError(f"{where}: not valid JSON ({e.msg} at column {e.colno}); use MKQA's official file") from None
-    except (OSError, EOFError, UnicodeDecodeError) as e:
-        raise XalignError(f"{path}: cannot be read ({e}); use MKQA's official file, {NAMES[0]} or {NAMES[1]}") from None
 
 
 def write_rows(rows: Iterable[Mapping[str, Any]]) -> str:

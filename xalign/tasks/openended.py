@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from xalign.config import ConfigError, XalignError, within
+from xalign.data.reading import ident_of, numbered
 from xalign.languages import LANGUAGES
 from xalign.tasks.base import Evaluation, Journal
-from xalign.tasks.files import numbered, text_of
+from xalign.tasks.files import text_of
 from xalign.tasks.learned import add_judged, answers
 from xalign.tasks.textfiles import TextFileTask, TextItem
 
@@ -103,7 +104,7 @@ def read_instructions(path: Path, lang: str) -> list[tuple[str, str]]:
                 if path.name != SHARED:
                     raise XalignError(f"{where}: lang={row['lang']}: is not {LANGUAGES[lang].name}, which this file's name says")
                 continue
-        code = str(row.get("question_id", row.get("id", len(out) + 1)))
+        code = ident_of(row, "question_id" if "question_id" in row else "id", len(out) + 1, where)
         if code in seen:
             raise XalignError(f"{where}: id={code}: occurs a second time in {LANGUAGES[lang].name}; give each instruction its own")
         seen.add(code)

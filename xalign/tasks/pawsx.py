@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from xalign.config import XalignError
+from xalign.data.reading import text_lines
 from xalign.languages import LANGUAGES
 from xalign.tasks.choicefiles import ChoiceFileTask, check_places, fill
 from xalign.tasks.files import HubFile, cluster_of
@@ -72,11 +73,7 @@ def read_pairs(path: Path, prompt: str) -> tuple[list[Question], dict[str, int]]
         XalignError: for another header, a line without four columns, a label other than 0 and 1, or an id that
             occurs twice, naming file and line.
     """
-    try:
-        lines = path.read_bytes().decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as e:
-        raise XalignError(f"{path}: not UTF-8 ({e.reason} at byte {e.start}); use PAWS-X's official file") from None
-    rows = [(number, tuple(line.rstrip("\r").split("\t"))) for number, line in enumerate(lines, 1) if line.strip()]
+    rows = [(number, tuple(line.split("\t"))) for number, line in text_lines(path, "use PAWS-X's official file") if line.strip()]
     if not rows or rows[0][1] != COLUMNS:
         raise XalignError(f"{path}:1: the header must be {', '.join(COLUMNS)}, parted by tabs; use PAWS-X's official file")
     out: list[Question] = []
@@ -85,10 +82,11 @@ def read_pairs(path: Path, prompt: str) -> tuple[list[Question], dict[str, int]]
     neutral = fill(prompt, sentence1="", sentence2="")
     for number, row in rows[1:]:
         if len(row) != len(COLUMNS):
-            raise XalignError(f"{path}:{number}: has {len(row)} columns, parted by tabs; must be {len(COLUMNS)}: {', '.join(COLUMNS)}")
+            raise XalignError(f"{path}:{number}: has {len(row)} columns, parted by tabs; must be {len(COLUMNS)}: {', '.join(COLUMNS)}; "
+                              "use PAWS-X's official file")
         code, first, second, label = (text.strip() for text in row)
         if label not in ("0", "1"):
-            raise XalignError(f"{path}:{number}: label={label}: must be 0 or 1")
+            raise XalignError(f"{path}:{number}: label={label}: must be 0 or 1; use PAWS-X's official file")
         if code in seen:
             raise XalignError(f"{path}:{number}: id={code}: occurs a second time; use PAWS-X's official file")
         seen.add(code)

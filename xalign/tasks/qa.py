@@ -44,7 +44,7 @@ class AnswerTask(WordedTask):
         super().predict(ev)
         if not self.distractors:
             return
-        solved, items = self.load(self.folder(ev), ev.lang, ev.source)
+        solved, items = self.loaded(ev)
         for part in dict.fromkeys(i.part for i in items):
             shots = [(i.prompt, i.references[0]) for i in solved if i.part == part][:self.shots]
             questions = among_others([i for i in items if i.part == part], self.distractors, f"{self.name}:{part}" if part else self.name)

@@ -60,22 +60,34 @@ def rank_options(ev: Evaluation, questions: Sequence[Question], journal: Journal
     def framed(text: str) -> str:
         return before + ev.frame(task_name, text, categories)
 
-    todo = [q for q in questions if q.id not in journal.done]
-    neutral: dict[tuple[Any, ...], float] = {}  # each option is scored once under each neutral text
+    neutral: dict[tuple[Any, ...], float] = {}
+    planned: dict[tuple[Any, ...], list[list[str]]] = {}  # option under a neutral text → what is scored with it: each only once
+
+    def alone(first: Shots, text: str, option: str) -> None:
+        """Find the log-likelihood of an option under a neutral text, with those that are scored with it."""
+        if (first, text, option) not in neutral:
+            groups = planned[first, text, option]
+            for group, got in zip(groups, ev.model.score([framed(text)] * len(groups), groups, raw_text, first), strict=True):
+                neutral.update({(first, text, o): s.sum for o, s in zip(group, got, strict=True)})
+
+    # a run that was killed reads its texts in the chunks of one that was not: the last digits depend on what is read together
     with bar(total=len(questions), desc=desc, unit="question") as progress:
-        progress.update(len(questions) - len(todo))
-        for kind in dict.fromkeys(q.kind for q in todo):
-            own, first = [q for q in todo if q.kind == kind], tuple((framed(q), a) for q, a in shots(kind))
+        progress.update(sum(q.id in journal.done for q in questions))
+        for kind in dict.fromkeys(q.kind for q in questions):
+            own, first = [q for q in questions if q.kind == kind], tuple((framed(q), a) for q, a in shots(kind))
             for text in dict.fromkeys(q.neutral for q in own) if pmi else ():
                 options = [o for o in dict.fromkeys(o for q in own if q.neutral == text for o in q.options)
-                           if (first, text, o) not in neutral]
-                if not options:
-                    continue
+                           if (first, text, o) not in planned]
                 groups = [options[k:k + CHUNK] for k in range(0, len(options), CHUNK)]
-                for group, got in zip(groups, ev.model.score([framed(text)] * len(groups), groups, raw_text, first), strict=True):
-                    neutral |= {(first, text, option): s.sum for option, s in zip(group, got, strict=True)}
-            for start in range(0, len(own), CHUNK):
-                part = own[start:start + CHUNK]
+                planned.update({(first, text, option): groups for option in options})
+            if pmi and any(q.id not in journal.done for q in own):
+                for q in own:
+                    for option in q.options:
+                        alone(first, q.neutral, option)
+            for part in (own[start:start + CHUNK] for start in range(0, len(own), CHUNK)):
+                lacking = {q.id for q in part} - journal.done.keys()
+                if not lacking:
+                    continue
                 records = []
                 found = ev.model.score([framed(q.text) for q in part], [q.options for q in part], raw_text, first)
                 for q, got in zip(part, found, strict=True):
@@ -84,9 +96,9 @@ def rank_options(ev: Evaluation, questions: Sequence[Question], journal: Journal
                               "tokens": [s.tokens for s in got], "bytes": [s.bytes for s in got], **q.fields}
                     if pmi:
                         record["neutral"] = [neutral[first, q.neutral, o] for o in q.options]
-                    records.append(record)
+                    records += [record] if q.id in lacking else []
                 journal.add(records)
-                progress.update(len(part))
+                progress.update(len(records))
     return [journal.done[q.id] for q in questions]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from xalign.config import ConfigError, XalignError, nearest
+from xalign.data.reading import parse_json, text_of_file
 from xalign.languages import LANGUAGES
 from xalign.metrics.answers import Containment
 from xalign.metrics.base import Metric
@@ -121,12 +122,8 @@ def read_squad(path: Path, title: str) -> Iterator[tuple[str, str, str, tuple[st
         XalignError: for a file that is not JSON, naming the line, and for a passage, question or answer that is missing
             or an id that occurs twice, naming its place.
     """
-    try:
-        data = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except UnicodeDecodeError as e:
-        raise XalignError(f"{path}: not UTF-8 ({e.reason} at byte {e.start}); use {title}'s official file") from None
-    except json.JSONDecodeError as e:
-        raise XalignError(f"{path}:{e.lineno}: not valid JSON ({e.msg} at column {e.colno}); use {title}'s official file") from None
+    remedy = f"use {title}'s official file"
+    data = parse_json(text_of_file(path, remedy), lambda n: f"{path}:{n}" if n else str(path), remedy)
     seen: set[str] = set()
     for at, article in _list(data, "data", f"{path}: ", title):
         for place, paragraph in _list(article, "paragraphs", at, title):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from xalign.config import ConfigError, within
+from xalign.config import ConfigError, XalignError, within
 from xalign.metrics.base import Metric, Score
 from xalign.metrics.statistics import CorpusMetric
 from xalign.tasks.base import Evaluation, Request, example_rows, generate_all, records_of, tasks_of
@@ -96,6 +96,8 @@ class TextFileTask(FileTask):
             solved = [i for part in parts for i in [x for (p, _), x in first.items() if p == part][:self.shots]]
             taken = {i.cluster for i in solved}
             items = [i for i in items if i.cluster not in taken]
+        if not items and not solved:
+            raise XalignError(f"{self.paths(folder, lang, source)['test']}: holds no item for {lang}; use {self.title}'s official file")
         if not items or self.shots and any(len(_of(solved, part)) < self.shots for part in {i.part for i in items}):
             raise ConfigError(f"task.{self.name}.shots={self.shots}: {folder} has too few items for {lang}")
         if self.limit:
@@ -131,7 +133,7 @@ class TextFileTask(FileTask):
         return 5 + self.item_seconds * (self.limit or self.items) * self.beams
 
     def predict(self, ev: Evaluation) -> None:
-        solved, items = self.fitted(ev, *self.load(self.folder(ev), ev.lang, ev.source))
+        solved, items = self.fitted(ev, *self.loaded(ev))
         journal = ev.journal(self.name)
         for part in dict.fromkeys(i.part for i in items):
             shots = [(i.prompt, i.references[0]) for i in _of(solved, part)[:self.shots]]

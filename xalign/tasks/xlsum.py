@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from xalign.config import within
+from xalign.data.reading import numbered
 from xalign.languages import LANGUAGES
 from xalign.metrics.base import Metric
 from xalign.tasks.base import Evaluation
-from xalign.tasks.files import HubFile, numbered, text_of
+from xalign.tasks.files import HubFile, text_of
 from xalign.tasks.textfiles import TextItem
 from xalign.tasks.worded import WordedTask
 from xalign.tasks.wording import say

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xalign.config import ConfigError, Node, choice, within
+from xalign.safe import hide, printable
 from xalign.tracking.accounts import comet_key, wandb_key
 
 if TYPE_CHECKING:
@@ -215,8 +216,8 @@ class _Line:
 
 
 def one_line(e: BaseException) -> str:
-    """An error as one short line."""
-    return f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
+    """An error as one short line, without secrets."""
+    return f"{type(e).__name__}: {' '.join(printable(hide(str(e))).split())[:200]}"
 
 
 class Tracker:
@@ -284,10 +285,13 @@ def start(node: Node, begin: Start, say: Say = _tell, only: Sequence[str] = ("wa
                 from xalign.tracking.wandb_run import WandbRun as Backend
             else:
                 from xalign.tracking.comet_run import CometRun as Backend  # type: ignore[assignment]
-            return Backend(part, begin, say)
+            return Backend(part, begin, safely)
 
         return made
 
+    def safely(line: str) -> None:
+        say(printable(hide(line)))
+
     titles = {"wandb": "W&B", "comet": "Comet"}
-    return Tracker({name: _Line(titles[name], make(name, part), say, part.timeout + OFFLINE, part.finish_timeout)
+    return Tracker({name: _Line(titles[name], make(name, part), safely, part.timeout + OFFLINE, part.finish_timeout)
                     for name, part in chosen(node).items() if name in only})

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from xalign.tracking import Comet, Package, Say, Start, without_secrets
+from xalign.tracking import Comet, Package, Say, Start, one_line, without_secrets
 from xalign.tracking.accounts import comet_key, comet_server, reachable
 
 CONNECT = 5.0  # seconds for a server to accept a connection
@@ -52,7 +52,7 @@ class CometRun:
                 self.run = init(True)
                 online = self.run.alive  # it does not always raise when it cannot go on
             except Exception as e:
-                online, refused = False, f": {' '.join(str(e).split())[:120]}"
+                online, refused = False, f": {one_line(e)[:120]}"
             else:
                 refused = ""
             why = why if online else f"the server refuses the key or does not answer{refused}"

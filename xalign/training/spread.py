@@ -1,13 +1,12 @@
 """Text that a model writes for training, item by item: dealt to all processes, written down as it comes."""
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from xalign.data.examples import read_jsonl, write_jsonl
+from xalign.journal import Journal, rewrite, sums_of
 from xalign.training.ranks import perform, place
 
 
@@ -31,19 +30,15 @@ class Share:
         mine = sorted(self.items, key=lambda i: len(self.items[i]))[rank::world]  # long and short ones to each
         if not mine:
             return
-        with open(_part(self.log, rank), "a", encoding="utf-8", newline="\n") as f:
-            def note(record: dict[str, Any]) -> None:
-                f.write(json.dumps(record, ensure_ascii=False) + "\n")
-                f.flush()
-
-            self.writer.write({i: self.items[i] for i in mine}, note)
+        part = Journal(_part(self.log, rank))
+        self.writer.write({i: self.items[i] for i in mine}, lambda record: part.add([record]))
 
 
 def spread(writer: Writer, items: Mapping[str, str], log: Path) -> list[dict[str, Any]]:
     """The writer's record of each item, in the items' order; also written to `log`.
 
     Until all are there, each process' records stand in ``<log>.<rank>``. A killed run, whatever the number of its
-    processes, continues behind them.
+    processes, continues behind them; the stage's end checks and removes the digests beside them (`xalign.journal`).
 
     Args:
         items: id → text.
@@ -54,22 +49,25 @@ def spread(writer: Writer, items: Mapping[str, str], log: Path) -> list[dict[str
         perform(Share(writer, todo, log.resolve()))
         known = _read(log)
     records = [known[i] for i in items]
-    if parts := list(log.parent.glob(f"{log.name}.*")):
-        write_jsonl(log, records)
-        for part in parts:
-            part.unlink()
+    if parts := [p for p in _files(log) if p != log]:
+        rewrite(log, records)
+        for path in parts:
+            sums_of(path).unlink(missing_ok=True)  # first: digests without their lines would be damage
+            path.unlink()
     return records
 
 
 def _read(log: Path) -> dict[str, dict[str, Any]]:
-    """The records that are there, by id; a last line that a killed process left unfinished is cut off."""
+    """The records that are there and as they were written, by id."""
     known = {}
-    for path in sorted(log.parent.glob(f"{log.name}*")):
-        data = path.read_bytes()
-        if data and not data.endswith(b"\n"):
-            path.write_bytes(data[:data.rfind(b"\n") + 1])
-        known.update((r["id"], r) for r in read_jsonl(path))
+    for path in _files(log):
+        known.update(Journal(path).done)
     return known
+
+
+def _files(log: Path) -> list[Path]:
+    parts = [p for p in log.parent.glob(f"{log.name}.*") if p.suffix[1:].isdecimal()]
+    return [*([log] if log.is_file() else []), *sorted(parts)]
 
 
 def _part(log: Path, rank: int) -> Path:

@@ -129,6 +129,7 @@ def run_job(job: TrainJob) -> dict[str, Any]:
             merge(best.model)
         best.detach()
         best.save(job.folder)
+        (job.folder / "checkpoints" / "latest.json").unlink(missing_ok=True)  # a kill in what follows must not leave it naming half
         shutil.rmtree(job.folder / "checkpoints")
     return {"rows": len(rows), **{f"rows_dropped_{why}": n for why, n in dropped.items()}, **facts}
 

@@ -1,10 +1,7 @@
 """The one trainer: a DeepSpeed engine, packed micro-batches, validation, checkpoints."""
 from __future__ import annotations
 
-import json
 import math
-import os
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -15,12 +12,12 @@ import torch
 import torch.distributed as dist
 
 from xalign.backbones.counting import watch
-from xalign.cache import write_json
 from xalign.config import XalignError
 from xalign.data.choices import collate
 from xalign.data.packing import Row, deal, plan_steps
 from xalign.meter import TIMED, work
 from xalign.progress import bar
+from xalign.training.checkpoints import Checkpoints, open_best
 from xalign.training.engine import clips_itself, compile_layers, load_deepspeed, load_universal, make_engine, to_universal, uses_bf16
 from xalign.training.facts import LOG, append, count_parameters, course
 from xalign.training.hardware import keep_memory, peak_flops, peak_memory, reset_peak_memory
@@ -51,7 +48,8 @@ class Trainer:
                  on_log: Callable[[dict[str, Any]], None] | None = None, lr_factor: float = 1.0, probe: Probe | None = None) -> None:
         self.rank, self.world = join()
         self.objective, self.node, self.train, self.valid, self.seed, self.on_log = objective, node, train, valid, seed, on_log
-        self.folder, self.checkpoints, self.probe = folder, folder / "checkpoints", probe
+        self.folder, self.probe, self.store = folder, probe, Checkpoints(folder, (LOG, SAMPLES), self.rank, self.world)
+        self.checkpoints = self.store.root
         self.accumulation = node.accumulation(self.world)
         self.supervised = sum(r.targets for r in train) / sum(r.tokens for r in train)
         self.lr = lr_factor * (auto_lr(node.tokens_per_step, self.supervised) if node.lr == "auto" else float(node.lr))
@@ -72,7 +70,7 @@ class Trainer:
         self.clips = clips_itself(node)
         self.engine = make_engine(model, node, self.lr, self.accumulation, self.world)
         self.attention = self._attention(model)
-        self.kept: dict[str, torch.Tensor] = {}  # the best weights, while they are newer than best.safetensors
+        self.kept: dict[str, torch.Tensor] = {}  # the best weights, while they are newer than their file
         # what a checkpoint must know besides the engine; plain JSON
         self.state: dict[str, Any] = {"step": 0, "world": self.world, "best": None, "best_step": 0, "stale": 0, "stopped": False,
                                       "tokens": 0, "computed": 0, "flops": 0, "seconds": 0.0, "step_seconds": 0.0}
@@ -125,6 +123,8 @@ class Trainer:
         if not self.valid:
             self._keep_weights()
         self._write_kept()
+        if self.rank == 0:
+            self.store.finish()
         state["seconds"] = before + time.perf_counter() - started
         facts = self._facts()
         self.engine.destroy()
@@ -262,38 +262,22 @@ class Trainer:
 
     def _write_kept(self) -> None:
         """Write the kept weights, if they are newer than the file: at a checkpoint and at the end, disks being slow."""
-        from safetensors.torch import save_file
-
         if self.kept:
-            partial = self.checkpoints / "best.partial"
-            save_file(self.kept, partial)
-            os.replace(partial, self.checkpoints / "best.safetensors")
+            self.store.keep(self.kept, self.state["step"])
             self.kept.clear()
 
     def _checkpoint(self) -> None:
-        """Write a checkpoint beside the last one, name it in ``latest.json``, then remove the last one."""
+        """Write a checkpoint beside the last one, then name it in the last one's place."""
         tag = f"step-{self.state['step']:06d}"
         self._write_kept()
         self.engine.save_checkpoint(str(self.checkpoints), tag=tag, save_latest=False)
-        if self.world > 1:
-            dist.barrier()
-        if self.rank == 0:
-            write_json(self.checkpoints / "latest.json", {"tag": tag, **self.state})
-            for old in self.checkpoints.glob("step-*"):
-                if old.name != tag:
-                    shutil.rmtree(old)
+        self.store.name(tag, self.state)
 
     def _resume(self) -> None:
-        """Continue from the newest checkpoint, if there is one; records behind it are dropped from the log and the samples."""
-        latest = self.checkpoints / "latest.json"
-        if latest.is_file():
-            state = json.loads(latest.read_text(encoding="utf-8"))
-            self._load(self.checkpoints / state.pop("tag"), state["world"])
-            self.state = state | {"world": self.world}
-        for log in (self.folder / LOG, self.folder / SAMPLES) if self.rank == 0 else ():
-            if log.is_file():
-                *lines, _ = log.read_text(encoding="utf-8", errors="replace").split("\n")  # a killed run's last line may be cut
-                log.write_text("".join(x + "\n" for x in lines if json.loads(x)["step"] <= self.state["step"] > 0), encoding="utf-8")
+        """Continue from the newest checkpoint, if there is one that is whole."""
+        if found := self.store.find():
+            self._load(self.checkpoints / found["tag"], found["world"])
+            self.state = {name: found[name] for name in self.state} | {"world": self.world}
 
     def _load(self, checkpoint: Path, wrote: int) -> None:
         """Load a checkpoint that `wrote` processes wrote.
@@ -302,10 +286,11 @@ class Trainer:
             XalignError: when this run has another number of processes and the checkpoint cannot be converted.
         """
         if wrote == self.world or self.engine.zero_optimization_stage() == 0:  # without ZeRO every process holds everything
-            self.engine.load_checkpoint(str(self.checkpoints), tag=checkpoint.name)
+            if self.engine.load_checkpoint(str(self.checkpoints), tag=checkpoint.name)[0] is None:
+                raise XalignError(f"{checkpoint}: DeepSpeed cannot load it; delete {self.checkpoints} to start over")
             return
         made, error = checkpoint.with_name(checkpoint.name + "-universal"), [""]
-        if self.rank == 0 and not made.is_dir():
+        if self.rank == 0:
             try:
                 if self.node.optimizer != "adamw":
                     raise ValueError("DeepSpeed's universal format holds only Adam's state")
@@ -321,9 +306,7 @@ class Trainer:
 
 
 def load_weights(model: Any, folder: Path) -> None:
-    """Put the weights that `Trainer.fit` left under `folder` into a freshly loaded model."""
-    from safetensors.torch import load_file
-
+    """Put the weights that `Trainer.fit` left under `folder` into a freshly loaded model; raises as `open_best` does."""
     parameters = dict(model.named_parameters())
-    for name, value in load_file(folder / "checkpoints" / "best.safetensors").items():
+    for name, value in open_best(folder).items():
         parameters[name].data.copy_(value)
