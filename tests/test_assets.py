@@ -13,6 +13,7 @@ import pytest
 from xalign import assets
 from xalign.cache import Artifact, Cache
 from xalign.config import XalignError
+from xalign.hub import hub_stage
 
 
 @pytest.fixture
@@ -88,9 +89,9 @@ def test_hub_failure_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def fail(*args: object, **more: object) -> None:
         raise ConnectionError("no route\nto host")
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", fail)
     with pytest.raises(XalignError, match="cannot be fetched from the hub") as caught:
-        Cache(tmp_path).get(assets.hub_stage("org/model"))
+        Cache(tmp_path).get(hub_stage("org/model"))
     assert "\n" not in str(caught.value)
 
 

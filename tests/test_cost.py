@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT, TINY, torchrun, xalign
 
 from xalign import meter
-from xalign.cache import Cache, Stage
+from xalign.cache import Cache, Stage, digest_of
 from xalign.cost import cost_rows, few, totals
 from xalign.energy import EnergyMeter, Gpu
 from xalign.meter import Meter, work
@@ -234,7 +234,9 @@ def test_a_continued_stage_adds_up(tmp_path):
     spent = next(tmp_path.glob("answers/*.partial/.spent"))
     noted = json.loads(spent.read_text())
     assert noted["attempts"] == 2 and noted["tokens"] == 200 and noted["running"] is False
-    spent.write_text(json.dumps({**noted, "seconds": 3600.0, "joules": None}))
+    del noted["digest"]
+    changed = {**noted, "seconds": 3600.0, "joules": None}
+    spent.write_text(json.dumps({**changed, "digest": digest_of(changed)}))
     receipt = cache.get(stage(tmp_path, ends)).receipt
     cost = receipt["cost"]
     assert (cost["tokens"], cost["flops"], cost["attempts"]) == (211, 2007, 3) and "incomplete" not in cost

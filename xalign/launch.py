@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xalign.cache import write_json
-from xalign.config import XalignError, make_run
+from xalign.commandline import checked
+from xalign.config import XalignError
 from xalign.safe import hide
-from xalign.terminal import guarded, mendable
+from xalign.terminal import Stopped, guarded, mendable
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -40,8 +41,8 @@ def run_here(sweep: Sweep, jobs: Sequence[Job]) -> None:
         print(f"\n━━ job {job.number} of {len(sweep.jobs)}: {job.name} ({sweep.left()})", flush=True)
         code = attempt(sweep.path(job.number), job.overrides, lambda run=job.run: execute(run))  # type: ignore[misc]
         job.done = True
-        if code == 130:
-            raise KeyboardInterrupt
+        if code > 128:
+            raise Stopped(code - 128, told=True)
 
 
 def attempt(path: Path, overrides: list[str], work: Callable[[], Path]) -> int:
@@ -56,8 +57,9 @@ def attempt(path: Path, overrides: list[str], work: Callable[[], Path]) -> int:
                 e = XalignError(f"{e} Repeat the command to continue.")
             entry["error"] = str(mendable(e) or hide(f"unexpected {type(e).__name__}: {e}"))
             raise e
-        except KeyboardInterrupt:
-            entry["error"] = "interrupted"
+        except BaseException as e:  # Ctrl-C, or a signal; rich's end when nobody reads its output
+            number = getattr(e, "number", signal.SIGINT)
+            entry["error"] = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
             raise
 
     entry["code"] = guarded(noted)
@@ -81,7 +83,6 @@ def ended(path: Path, entry: dict[str, Any]) -> int:
 def job(config: Any) -> None:
     """Hydra's task function: one job of a sweep in a process that a launcher started."""
     from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
 
     from xalign.training import ranks
 
@@ -101,12 +102,12 @@ def job(config: Any) -> None:
     def work() -> Path:
         from xalign.pipeline import execute
 
-        return execute(make_run(OmegaConf.to_container(config, resolve=True), dict(hydra.runtime.choices)))  # type: ignore[arg-type]
+        return execute(checked(config, dict(hydra.runtime.choices)))
 
     print(f"\n━━ job {number} of {len(sweep['jobs'])}: {facts['name']}", flush=True)
     code = attempt(result_path(folder, number), overrides, work)
-    if code == 130:
-        raise KeyboardInterrupt
+    if code > 128:
+        raise Stopped(code - 128, told=True)
     if several and not ranks.release() and code:
         sys.exit(code)  # what the others wait for will not come
 
@@ -147,8 +148,12 @@ def launch(sweep: Sweep, jobs: Sequence[Job], main: DictConfig, loader: Any) -> 
     from hydra.core.plugins import Plugins
     from hydra.types import HydraContext
 
-    launcher = Plugins.instance().instantiate_launcher(HydraContext(config_loader=loader, callbacks=Callbacks()), job, main)
     name = main.hydra.runtime.choices["hydra/launcher"]
+    try:
+        launcher = Plugins.instance().instantiate_launcher(HydraContext(config_loader=loader, callbacks=Callbacks()), job, main)
+    except Exception as e:  # of many types: no plugin's class, a value that it does not take
+        raise XalignError(f"hydra/launcher={name}: Hydra cannot make it ({type(e).__name__}: {e}); set no hydra.launcher._target_, and only keys "
+                          "that the launcher has") from None
     if "submitit" in main.hydra.launcher._target_:
         how = f"write to {sweep.folder / '.submitit'}"
     else:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from xalign.digests import digest_of
 from xalign.energy import EnergyMeter, gpu_name
 
 TICK = 2.0     # seconds between two looks at the energy meter
@@ -102,7 +103,8 @@ class Meter:
     def _note(self, running: bool) -> None:
         if self.spent:
             with suppress(OSError):
-                self._partial.write_text(json.dumps({**self.total(), "running": running}))
+                note = {**self.total(), "running": running}
+                self._partial.write_text(json.dumps({**note, "digest": digest_of(note)}))
                 os.replace(self._partial, self.spent)  # a kill in the middle of writing leaves the last note
 
     def total(self) -> dict[str, Any]:
@@ -150,10 +152,11 @@ def _read(spent: Path | None) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(spent.read_text())
-        # a number alone: the seconds, as older versions wrote them
-        return found if isinstance(found, dict) else {"seconds": float(found), "attempts": 1, "incomplete": True, "joules": None}
-    except (OSError, ValueError, TypeError):
-        return {"attempts": 1, "incomplete": True}
+        if found.pop("digest") == digest_of(found):
+            return dict(found)
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
+        pass
+    return {"attempts": 1, "incomplete": True}  # damaged, or an older version's
 
 
 def share_of_peak(cost: dict[str, Any], seconds: float, processes: int, gpu: bool) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def write_card(folder: Path, run: Run, rows: Iterable[Row], cost: Mapping[str, A
              + " The training data's own terms apply as well.\n"]
     path = folder / "README.md"
     path.unlink(missing_ok=True)  # it may be a hard link into the cache
-    path.write_text(hide("\n".join(parts)), encoding="utf-8")
+    path.write_text(hide(printable("\n".join(parts))), encoding="utf-8")
     return path
 
 
@@ -131,7 +131,8 @@ def _prompts(run: Run) -> str:
 def _making(run: Run, base: str, cost: Mapping[str, Any]) -> str:
     """Choices, the method's and the trainer's settings, and what each stage cost."""
     command = " ".join(shlex.quote(f"{group}=[{run.choices[group]}]" if "," in run.choices[group] else f"{group}={run.choices[group]}")
-                       for group in Run.NODES if run.choices.get(group) and group != "tracker").replace("`", "")
+                       for group in Run.NODES if run.choices.get(group) and group != "tracker")
+    command = " ".join(command.replace("`", "").split())
     lang = f"lang={run.lang[0]}" if len(run.lang) == 1 else f"'lang=[{','.join(run.lang)}]'"
     lines = [f"- base model: {base}", f"- choices: `python -m xalign {command} {lang} source={run.source} seed={run.seed}`, "
              "with the settings below"]

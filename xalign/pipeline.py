@@ -103,6 +103,8 @@ def carry_out(run: Run, plan: Plan, cache: Cache, folder: Path, tracker: Any, ou
     from xalign.results import collect_rows, export_model, export_predictions, export_studied
     from xalign.tables import show
     from xalign.tasks.evaluate import forget
+    from xalign.training import ranks
+    from xalign.training.repeatable import repeatable
 
     cached = {s.key for s in plan.stages() if cache.has(s)}
     config = OmegaConf.to_yaml(OmegaConf.create(plain(run)))
@@ -141,8 +143,8 @@ def carry_out(run: Run, plan: Plan, cache: Cache, folder: Path, tracker: Any, ou
         export_model(run, plan, cache, folder, rows, cost)
     write_jsonl(folder / "rows.jsonl", rows)
     write_facts(folder, {"name": folder.name, "mode": run.mode, "choices": run.choices, "lang": list(run.lang), "source": run.source,
-                         "seed": run.seed, "model": (plan.model or plan.weights).key, "overlap": overlap, "versions": versions(), "repeatable": repeatable(run, ranks.place()[1]),
-                         "cost": cost})
+                         "seed": run.seed, "model": (plan.model or plan.weights).key, "overlap": overlap, "versions": versions(),
+                         "repeatable": repeatable(run, ranks.place()[1]), "cost": cost})
 
 
 def train(plan: Plan, cache: Cache, tracker: Any, out: Console) -> Artifact:

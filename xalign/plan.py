@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from xalign.config import Run
 from xalign.digests import read_sealed
 from xalign.runfiles import sound
 from xalign.tables import Terminal
+from xalign.values import shown
 
 if TYPE_CHECKING:
     from xalign.tasks.base import Task
@@ -108,7 +108,7 @@ def print_plan(run: Run, plan: Plan, cache: Cache, folder: Path) -> None:
     if run.mode != "train":
         what = tasks if run.mode == "evaluate" else run.study.name
         out.print(f"[bold]{run.mode}[/] {what} · {', '.join(run.lang)} · backbone {pick('backbone')} "
-                  f"{escape(getattr(run.backbone, 'name', ''))}", soft_wrap=True)
+                  f"{escape(shown(getattr(run.backbone, 'name', '')))}", soft_wrap=True)
     else:
         out.print(f"[bold]{pick('method')}[/] {run.source} → {', '.join(run.lang)} · backbone {pick('backbone')} · data {pick('data')} "
                   f"· translator {pick('translator')} · trainer {pick('trainer')} · task {tasks} · seed {run.seed}", soft_wrap=True)
@@ -124,6 +124,9 @@ def print_plan(run: Run, plan: Plan, cache: Cache, folder: Path) -> None:
     for _, _, reason in plan.absent:
         out.print(f"absent: {reason}", soft_wrap=True, markup=False)
     out.print(f"estimated {clock(left)} on two CPU cores · cache {cache.root} · results {folder}\n", soft_wrap=True, markup=False)
+    from xalign.training import ranks
+    from xalign.training.repeatable import planned
+
     if line := planned(run, ranks.place()[1]):
         out.print(f"{line}\n", soft_wrap=True, markup=False)
     if plan.model:
@@ -132,7 +135,7 @@ def print_plan(run: Run, plan: Plan, cache: Cache, folder: Path) -> None:
 
 def print_memory(run: Run, plan: Plan, cache: Cache, out: Console) -> None:
     """What the run's largest training takes on each device: with ``plan=true`` part by part, else one line."""
-    from xalign.training import memory
+    from xalign.training import memory, ranks
 
     trainings = [(dataclasses.replace(run.trainer, **s.params["trainer"]), len(s.inputs) > 2)
                  for s in plan.stages() if "trainer" in s.params]

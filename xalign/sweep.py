@@ -19,8 +19,9 @@ from rich.table import Table
 from rich.text import Text
 
 from xalign.cache import Cache, Stage, digest_of, locked, write_json
+from xalign.commandline import checked, search_path
 from xalign.compose import explain, package_folder
-from xalign.config import ConfigError, Run, XalignError, make_run
+from xalign.config import ConfigError, Run, XalignError
 from xalign.launch import launch, result_path, run_here
 from xalign.plan import clock, console, finished, make_plan, run_folder
 from xalign.terminal import fail
@@ -96,17 +97,16 @@ def compose(overrides: list[str], flags: dict[str, str]) -> tuple[list[Job], Dic
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
     from hydra.types import RunMode
-    from omegaconf import OmegaConf, open_dict
+    from omegaconf import open_dict
     from omegaconf.errors import OmegaConfBaseException
 
-    folders = [package_folder("experiments").parent, *(Path(flags[f]).resolve() for f in ("--config-dir",) if f in flags)]
-    search = f"hydra.searchpath=[{','.join(f'file://{f}' for f in folders)}]"
+    search = search_path(flags.get("--config-dir", ""))
     loader = GlobalHydra.instance().config_loader()
     try:
         main = loader.load_configuration(flags.get("--config-name", "config"), [*overrides, search], RunMode.MULTIRUN)
         jobs = [Job(i, c) for i, c in enumerate(combinations(main.hydra.sweeper, main.hydra.overrides.task, loader), 1)]
-    except (HydraException, OmegaConfBaseException) as e:
-        raise explain(e, overrides, flags.get("--config-dir", "")) from None
+    except (HydraException, OmegaConfBaseException, ValueError, TypeError, KeyError) as e:
+        raise e if isinstance(e, XalignError) else explain(e, overrides, flags.get("--config-dir", "")) from None
     same = set[str].intersection(*(set(job.overrides) for job in jobs))
     plans: dict[str, Cache] = {}
     for job in jobs:
@@ -119,15 +119,15 @@ def compose(overrides: list[str], flags: dict[str, str]) -> tuple[list[Job], Dic
             choices = dict(config.hydra.runtime.choices)
             with open_dict(config):
                 del config["hydra"]
-            job.run = make_run(OmegaConf.to_container(config, resolve=True), choices)  # type: ignore[arg-type]
+            job.run = checked(config, choices)
             plan = make_plan(job.run)
             job.folder, job.stages = run_folder(job.run, plan), plan.stages()
             job.cache = plans.setdefault(job.run.cache, Cache(job.run.cache))
             job.done = finished(plan, job.cache, job.folder)
-        except (HydraException, OmegaConfBaseException) as e:
-            job.error = str(explain(e, job.overrides, flags.get("--config-dir", "")))
         except XalignError as e:
             job.error = str(e)
+        except (HydraException, OmegaConfBaseException, ValueError, TypeError, KeyError) as e:
+            job.error = str(explain(e, job.overrides, flags.get("--config-dir", "")))
     return jobs, main, loader
 
 

@@ -220,7 +220,8 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
 
 def _uncomputed(value: Any) -> Any:
     """A cell that no spreadsheet takes for a formula; numbers, also those written as text, stay numbers."""
-    if not isinstance(value, str) or not value.lstrip(" ").startswith(("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")):
+    value = printable(value) if isinstance(value, str) else value  # a bare carriage return would begin a row
+    if not isinstance(value, str) or not value.lstrip().startswith(("=", "+", "-", "@", "＝", "＋", "－", "＠")):
         return value
     try:
         float(value)

@@ -20,6 +20,7 @@ from test_unfinished import damage, damages  # noqa: E402
 from xalign.config import XalignError  # noqa: E402
 from xalign.training.checkpoints import Checkpoints  # noqa: E402
 from xalign.training.facts import LOG  # noqa: E402
+from xalign.training.node import TrainerNode  # noqa: E402
 from xalign.training.probe import SAMPLES  # noqa: E402
 from xalign.training.trainer import load_weights  # noqa: E402
 
@@ -163,16 +164,18 @@ def test_what_killed_runs_left_beside_the_checkpoint_is_removed(ends, tmp_path: 
     assert "is not as it was written" not in capfd.readouterr().err
 
 
-def test_killed_behind_the_end_of_the_training(ends, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("node", [NODE, STOPS], ids=["the last weights", "those of a checkpoint"])
+def test_killed_behind_the_end_of_the_training(tmp_path: Path, capfd: pytest.CaptureFixture[str], node: TrainerNode) -> None:
     """The best weights have their last name already, the checkpoint still tells the earlier one."""
-    straight, _ = ends[0]
+    straight = tmp_path / "straight"
+    fit(straight, make_rows(), node)
     folder = copy(straight, tmp_path / "run")
     told = json.loads((folder / "checkpoints/latest.json").read_bytes())
-    assert not (folder / "checkpoints" / told["best_file"]["name"]).exists()  # it stopped early: they are of an earlier checkpoint
+    assert (folder / "checkpoints" / told["best_file"]["name"]).exists() == (node is NODE)
     for kept in (True, False):
         if not kept:  # killed between the two
             (folder / "checkpoints/best.json").unlink()
-        fit(folder, make_rows(), NODE)
+        fit(folder, make_rows(), node)
         assert_equal(folder, straight)
     assert "is not as it was written" not in capfd.readouterr().err
 

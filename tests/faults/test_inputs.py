@@ -56,6 +56,7 @@ def test_a_wrong_input_is_one_line_and_nothing_is_lost(case, tmp_path, cache, pa
     assert [w for w in words if w not in line] == [], line
     for shape in ("<class", "ListConfig", "DictConfig", "PosixPath", "omegaconf", "object at 0x"):
         assert shape not in line, line
+    assert not (tmp_path / "executed").exists()
     after = stamps(tmp_path) | stamps(cache)
     assert {p: after.get(p) for p in before} == before
     assert [p for p in after if p.name in ("rows.jsonl", "run.json") and p not in before

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import json
-import random
 import tempfile
 from collections import Counter
 from dataclasses import replace
@@ -10,7 +9,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from hypothesis from hypothesis import strategies as st
+from hypothesis import strategies as st
 from properties import TEXTS, holds
 
 from xalign.cache import Stage, digest_of
@@ -36,7 +35,7 @@ def text_with(terms):
 SWITCHED = MAPPINGS.flatmap(lambda m: st.tuples(st.just(m), text_with(m)))
 
 
-@holds(150, case=SWITCHED, p=st.sampled_from((0.0, 0.3, 1.0)), seed=st.integers(0, 9))
+@holds(60, case=SWITCHED, p=st.sampled_from((0.0, 0.3, 1.0)), seed=st.integers(0, 9))
 def test_only_words_of_the_dictionary_change_and_what_stands_around_them_stays(case, p, seed):
     mapping, text = case
     got = code_switch(text, mapping, p, Random(seed), spaced=True)
@@ -61,7 +60,7 @@ def split(text):
     return ["".join(g) for _, g in itertools.groupby(text, str.isspace)]
 
 
-@holds(150, terms=st.lists(st.text(alphabet="abAB日本กำe\u0301ع 2.", min_size=1, max_size=4).map(str.strip).filter(bool),
+@holds(60, terms=st.lists(st.text(alphabet="abAB日本กำe\u0301ع 2.", min_size=1, max_size=4).map(str.strip).filter(bool),
                            min_size=1, max_size=5, unique=True),
        text=st.text(alphabet="abAB日本กำe\u0301ع 2.?", max_size=20), spaced=st.booleans(), p=st.sampled_from((0.5, 1.0)))
 def test_putting_the_terms_back_gives_the_text(terms, text, spaced, p):
@@ -73,7 +72,7 @@ def test_putting_the_terms_back_gives_the_text(terms, text, spaced, p):
     assert got.casefold() == text.casefold()
 
 
-@holds(150, text=st.text(alphabet="ab1日本กำแม่e\u0301 ", max_size=16),
+@holds(60, text=st.text(alphabet="ab1日本กำแม่e\u0301 ", max_size=16),
        terms=st.sets(st.text(alphabet="ab1日本กำแม่", min_size=2, max_size=3), min_size=1, max_size=5))
 def test_without_spaces_no_latin_word_number_or_grapheme_is_cut(text, terms):
     got = code_switch(text, {t: ("\uE000" * len(t),) for t in terms}, 1.0, Random(0), spaced=False)
@@ -82,7 +81,7 @@ def test_without_spaces_no_latin_word_number_or_grapheme_is_cut(text, terms):
     assert all(boundary(text, i) for i in edges)
 
 
-@holds(200, case=SWITCHED, spaced=st.booleans())
+@holds(80, case=SWITCHED, spaced=st.booleans())
 def test_no_share_and_no_dictionary_change_nothing(case, spaced):
     mapping, text = case
     assert code_switch(text, mapping, 0.0, Random(0), spaced) == text == code_switch(text, {}, 1.0, Random(0), spaced)
@@ -96,7 +95,7 @@ def test_the_share_of_switched_words_is_the_one_asked_for(p, seed, spaced):
     assert abs(changed - n * p) < 5 * (n * p * (1 - p)) ** 0.5
 
 
-@holds(40, texts=st.lists(TEXTS, min_size=1, max_size=6), lang=st.sampled_from(("fin", "jpn", "ara")), seed=st.integers(0, 3))
+@holds(20, texts=st.lists(TEXTS, min_size=1, max_size=6), lang=st.sampled_from(("fin", "jpn", "ara")), seed=st.integers(0, 3))
 def test_a_question_is_switched_the_same_whatever_stands_beside_it(texts, lang, seed):
     rows = [Example(str(i), lang, f"{t} kissa 猫犬 القط", "x", subset="LL") for i, t in enumerate(texts)]
     words = {lang: {"kissa": ("cat", "puss"), "猫犬": ("pets", "zoo"), "القط": ("cat", "tom")}}
@@ -112,16 +111,17 @@ def test_another_seed_switches_other_words():
     assert len({tuple(r.prompt for r in switch_questions(rows, words, 0.5, s)[0]) for s in range(5)}) == 5
 
 
-@holds(60, pairs=st.lists(st.tuples(TEXTS, TEXTS), max_size=5))
+WORD = TEXTS.map(lambda t: t.strip().strip("\ufeff").strip()).filter(lambda t: t and not set("\t\n\r\0") & set(t))
+
+
+@holds(20, pairs=st.lists(st.tuples(WORD, WORD).filter(lambda p: p[0] != p[1]), min_size=1, max_size=5))
 def test_a_dictionary_file_comes_back(pairs):
-    kept = [(a.strip(), b.strip()) for a, b in pairs if a.strip() and b.strip() and not set("\t\n\r") & set(a.strip() + b.strip())]
     with tempfile.TemporaryDirectory() as d:
         path = Path(d) / "d.tsv"
-        path.write_text("".join(f"{a}\t{b}\n" for a, b in kept), encoding="utf-8", newline="\n")
-        assert read_muse(path) == kept or "\ufeff" in kept[0][0][:1]
-        found = read_dictionary(path)
-        order = [a for a, _ in kept]
-        assert [(a, b) for a, more in found.items() for b in more] == sorted(set(kept), key=lambda p: (order.index(p[0]), kept.index(p)))
+        path.write_text("".join(f"{a}\t{b}\n" for a, b in pairs), encoding="utf-8", newline="\n")
+        assert read_muse(path) == pairs
+        found, order = read_dictionary(path), [a for a, _ in pairs]
+        assert [(a, b) for a, more in found.items() for b in more] == sorted(set(pairs), key=lambda p: (order.index(p[0]), pairs.index(p)))
 
 
 # ---- the packer
@@ -140,7 +140,7 @@ def rows_of(draw, most=8):
     return out
 
 
-@holds(150, rows=rows_of(), limit=st.integers(1, 30), seed=st.integers(0, 3), epoch=st.integers(0, 3))
+@holds(60, rows=rows_of(), limit=st.integers(1, 30), seed=st.integers(0, 3), epoch=st.integers(0, 3))
 def test_every_row_once_a_pass_and_no_step_above_the_limit(rows, limit, seed, epoch):
     steps = plan_steps(rows, limit, seed, epoch)
     assert sorted(r.id for s in steps for r in s) == sorted(r.id for r in rows)
@@ -155,7 +155,7 @@ def test_each_epoch_and_each_seed_has_its_own_order():
     assert len(orders) == 9
 
 
-@holds(150, rows=rows_of(), parts=st.integers(1, 9), shuffle=st.randoms(use_true_random=False))
+@holds(60, rows=rows_of(), parts=st.integers(1, 9), shuffle=st.randoms(use_true_random=False))
 def test_every_process_gets_as_many_batches_and_about_as_many_tokens(rows, parts, shuffle):
     bins = deal(rows, parts)
     assert len(bins) == parts and all(bins)
@@ -172,7 +172,7 @@ def test_every_process_gets_as_many_batches_and_about_as_many_tokens(rows, parts
     assert [[r.id for r in b if r.targets] for b in deal(other, parts)] == [[r.id for r in b if r.targets] for b in bins]
 
 
-@holds(60, rows=rows_of())
+@holds(30, rows=rows_of())
 def test_a_packed_batch_says_what_the_padded_one_says(rows):
     rows = [replace(r, twin=None) for r in rows]
     packed, padded = pack(rows), pad(rows)
@@ -196,7 +196,7 @@ def test_a_packed_batch_says_what_the_padded_one_says(rows):
 
 # ---- the splitter
 
-@holds(200, rows=rows_of(12), share=st.floats(0, 0.5), seed=st.integers(0, 3))
+@holds(80, rows=rows_of(12), share=st.floats(0, 0.5), seed=st.integers(0, 3))
 def test_a_group_is_on_one_side_and_the_share_is_kept(rows, share, seed):
     train, valid = split_groups(rows, share, seed)
     key = [r.group or r.id for r in rows]
@@ -212,7 +212,7 @@ def test_a_group_is_on_one_side_and_the_share_is_kept(rows, share, seed):
     assert {r.id for r in split_groups(rows[::-1], share, seed)[1]} == {r.id for r in valid}
 
 
-@holds(40, n=st.integers(20, 60), more=st.integers(1, 10), seed=st.integers(0, 5))
+@holds(20, n=st.integers(20, 60), more=st.integers(1, 10), seed=st.integers(0, 5))
 def test_further_rows_do_not_reshuffle_the_split(n, more, seed):
     rows = [Row(f"r{i}", (1, 2), 1) for i in range(n + more)]
     small, large = ({r.id for r in split_groups(part, 0.2, seed)[1]} for part in (rows[:n], rows))
@@ -236,7 +236,7 @@ def filtered(node, cases, lang="fin", quality=None):
     return originals, records, out, facts
 
 
-@holds(120, cases=RECORDS, lang=st.sampled_from(("fin", "jpn", "tha", "zho", "ara")), langid=st.booleans())
+@holds(48, cases=RECORDS, lang=st.sampled_from(("fin", "jpn", "tha", "zho", "ara")), langid=st.booleans())
 def test_filters_take_away_and_count_what_they_take(cases, lang, langid):
     originals, records, out, facts = filtered(Filters(langid=langid, max_words=20), cases, lang)
     assert [r["id"] for r in out] == [r["id"] for r in records]
@@ -251,21 +251,21 @@ def test_filters_take_away_and_count_what_they_take(cases, lang, langid):
     assert all("failed" in r and r["failed"] != "x" for r in records)
 
 
-@holds(120, cases=RECORDS)
+@holds(48, cases=RECORDS)
 def test_filtering_twice_is_filtering_once(cases):
     node = Filters(langid=False, dedup=False, max_words=20)
     originals, _, once, _ = filtered(node, cases)
     assert node.apply(originals, once, "eng", "fin")[0] == once
 
 
-@holds(120, cases=RECORDS, key=st.sampled_from(("max_words", "max_word_chars", "max_ratio")), low=st.integers(1, 40),
+@holds(48, cases=RECORDS, key=st.sampled_from(("max_words", "max_word_chars", "max_ratio")), low=st.integers(1, 40),
        more=st.integers(0, 40))
 def test_a_looser_threshold_keeps_all_that_a_stricter_one_kept(cases, key, low, more):
     strict, loose = (filtered(Filters(langid=False, **{key: limit}), cases)[2] for limit in (low, low + more))
     assert all(b[s] is not None for a, b in zip(strict, loose, strict=True) for s in SIDES if a[s] is not None)
 
 
-@holds(60, cases=RECORDS, scores=st.randoms(use_true_random=False), low=st.floats(0, 1), more=st.floats(0, 1))
+@holds(30, cases=RECORDS, scores=st.randoms(use_true_random=False), low=st.floats(0, 1), more=st.floats(0, 1))
 def test_quality_is_read_in_the_texts_order(cases, scores, low, more):
     n = sum(t is not None for c in cases for t in c[2:])
     quality = [scores.random() for _ in range(n)]
@@ -277,7 +277,7 @@ def test_quality_is_read_in_the_texts_order(cases, scores, low, more):
     assert all(b[s] is not None for a, b in zip(out, looser, strict=True) for s in SIDES if a[s] is not None)
 
 
-@holds(150, text=TEXTS, lang=st.sampled_from(sorted(LANGUAGES)))
+@holds(60, text=TEXTS, lang=st.sampled_from(sorted(LANGUAGES)))
 def test_counting_words_never_fails(text, lang):
     n = count_words(text, lang)
     assert n >= 0 and (n == 0) == (not text.strip()) and count_words(f"{text} {text}", lang) == pytest.approx(2 * n)
@@ -300,7 +300,7 @@ def test_jsonl_comes_back_line_by_line(records):
         assert list(read_jsonl(path)) == records
 
 
-@holds(80, texts=st.lists(st.tuples(TEXTS, TEXTS), max_size=4), options=st.lists(TEXTS, max_size=3), weight=st.floats(0, 5))
+@holds(40, texts=st.lists(st.tuples(TEXTS, TEXTS), max_size=4), options=st.lists(TEXTS, max_size=3), weight=st.floats(0, 5))
 def test_examples_come_back(texts, options, weight):
     rows = [Example(f"{i}", "fin", p, r, group=p, weight=weight, options=tuple(options), pivot=r) for i, (p, r) in enumerate(texts)]
     with tempfile.TemporaryDirectory() as d:
@@ -308,7 +308,7 @@ def test_examples_come_back(texts, options, weight):
         assert read_examples(Path(d) / "x.jsonl") == rows
 
 
-@holds(40, value=st.dictionaries(TEXTS, JSON, max_size=5), other=st.dictionaries(TEXTS, JSON, max_size=5),
+@holds(20, value=st.dictionaries(TEXTS, JSON, max_size=5), other=st.dictionaries(TEXTS, JSON, max_size=5),
        shuffle=st.randoms(use_true_random=False))
 def test_a_digest_depends_on_the_content_alone(value, other, shuffle):
     items = list(value.items())
@@ -318,7 +318,7 @@ def test_a_digest_depends_on_the_content_alone(value, other, shuffle):
     assert (digest_of(value) == digest_of(other)) == same
 
 
-@holds(60, params=st.dictionaries(TEXTS, JSON, max_size=4), name=TEXTS, version=st.integers(1, 5))
+@holds(30, params=st.dictionaries(TEXTS, JSON, max_size=4), name=TEXTS, version=st.integers(1, 5))
 def test_a_stage_is_another_when_anything_that_decides_it_is(params, name, version):
     def key(*args, **more):
         return Stage(*args, work=lambda *_: None, **more).key

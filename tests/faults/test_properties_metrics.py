@@ -28,7 +28,7 @@ ANSWERS = st.one_of(TEXTS, WORDS.map(" ".join))
 # ---- ranking
 
 
-@holds(200, row=SCORES, at=st.integers(0, 6))
+@holds(80, row=SCORES, at=st.integers(0, 6))
 def test_mrr_and_accuracy_are_means_over_the_orders_of_ties(row, at):
     gold = at % len(row)
     mrr, accuracy = MRR()._one(row, gold), Accuracy()._one(row, gold)
@@ -42,7 +42,7 @@ def test_mrr_and_accuracy_are_means_over_the_orders_of_ties(row, at):
     assert MRR()._one(raised, gold) >= mrr and Accuracy()._one(raised, gold) >= accuracy
 
 
-@holds(40, row=st.lists(st.sampled_from((-1.0, -2.0, -3.0)), min_size=1, max_size=5), at=st.integers(0, 4))
+@holds(20, row=st.lists(st.sampled_from((-1.0, -2.0, -3.0)), min_size=1, max_size=5), at=st.integers(0, 4))
 def test_accuracy_is_what_breaking_ties_by_chance_gives(row, at):
     gold = at % len(row)
     orders = [sorted(p, key=lambda i: -row[i])[0] == gold for p in permutations(range(len(row)))]
@@ -52,7 +52,7 @@ def test_accuracy_is_what_breaking_ties_by_chance_gives(row, at):
 DOCUMENTS = st.tuples(st.integers(0, 4), st.sampled_from((0.1, 0.5, 0.7, 0.9)))
 
 
-@holds(60, rows=st.lists(st.lists(DOCUMENTS, min_size=1, max_size=6), min_size=1, max_size=4))
+@holds(30, rows=st.lists(st.lists(DOCUMENTS, min_size=1, max_size=6), min_size=1, max_size=4))
 def test_ndcg_is_in_bounds_and_does_not_see_the_order(rows):
     gains, scores = [[g for g, _ in r] for r in rows], [[s for _, s in r] for r in rows]
     found = NDCG().per_example(scores, gains)
@@ -69,7 +69,7 @@ def test_ndcg_is_in_bounds_and_does_not_see_the_order(rows):
         assert value == pytest.approx(got / ideal if ideal else 0.0)
 
 
-@holds(80, values=st.lists(st.one_of(st.none(), st.floats(0, 1)), max_size=12),
+@holds(40, values=st.lists(st.one_of(st.none(), st.floats(0, 1)), max_size=12),
        labels=st.lists(st.integers(0, 4), min_size=12, max_size=12))
 def test_a_mean_is_of_what_was_judged_and_its_error_that_of_the_clusters(values, labels):
     kept = [v for v in values if v is not None]
@@ -84,13 +84,13 @@ def test_a_mean_is_of_what_was_judged_and_its_error_that_of_the_clusters(values,
 
 # ---- answers
 
-@holds(250, text=TEXTS, cased=st.booleans())
+@holds(100, text=TEXTS, cased=st.booleans())
 def test_normalising_twice_is_normalising_once(text, cased):
     once = normalise(text, cased)
     assert normalise(once, cased) == once and once == once.strip()
 
 
-@holds(150, a=ANSWERS, b=ANSWERS, lang=CODES)
+@holds(60, a=ANSWERS, b=ANSWERS, lang=CODES)
 def test_the_laboratorys_answers_are_in_bounds_and_agree_with_each_other(a, b, lang):
     em, f1, inside = ExactMatch()._one, F1(lang)._one, Containment()._one
     assert 0 <= f1(a, b) <= 1 and f1(a, b) == f1(b, a) and em(a, b) == em(b, a)
@@ -103,10 +103,10 @@ def test_the_laboratorys_answers_are_in_bounds_and_agree_with_each_other(a, b, l
 @pytest.mark.parametrize("wrong, right", [("!", "?"), ("Helsinki", "…"), ("", "-"), ("yes", "—")])
 def test_an_answer_of_punctuation_alone_is_not_any_answer(wrong, right):
     assert ExactMatch()._one(wrong, right) == 0 == Containment()._one(wrong, right)
-    assert ExactMatch()._one(right, right) == 1 == Containment()._one(f"It is {right} .", right)
+    assert ExactMatch()._one(right, right) == 1 == Containment()._one(f"It is {right} or so", right)
 
 
-@holds(40, texts=st.lists(st.tuples(ANSWERS, ANSWERS), min_size=1, max_size=5))
+@holds(20, texts=st.lists(st.tuples(ANSWERS, ANSWERS), min_size=1, max_size=5))
 def test_benchmark_answers_are_in_bounds_and_right_ones_score_one(texts):
     for scheme in SCHEMES:
         em, f1 = AnswerEM(scheme), AnswerF1(scheme)
@@ -119,7 +119,7 @@ def test_benchmark_answers_are_in_bounds_and_right_ones_score_one(texts):
             assert f1.all_questions([a], [[b, a + " x"]]) == [best]
 
 
-@holds(150, text=ANSWERS)
+@holds(60, text=ANSWERS)
 def test_benchmark_normalising_is_stable_where_the_official_one_is(text):
     for scheme in SCHEMES:
         once = scheme.tokens(text)
@@ -137,12 +137,12 @@ def official_squad(text):
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split())
 
 
-@holds(200, text=ANSWERS)
+@holds(80, text=ANSWERS)
 def test_squads_tokens_are_its_scripts(text):
     assert squad().tokens(text) == official_squad(text).split()
 
 
-@holds(60, rows=st.lists(st.tuples(WORDS.map(" ".join), st.sampled_from(("", "cat", "the cat")), st.floats(0, 1)), min_size=1, max_size=6))
+@holds(30, rows=st.lists(st.tuples(WORDS.map(" ".join), st.sampled_from(("", "cat", "the cat")), st.floats(0, 1)), min_size=1, max_size=6))
 def test_mkqas_best_f1_is_the_best_over_all_thresholds(rows):
     given, right, chance = [r[0] for r in rows], [[r[1]] for r in rows], [r[2] for r in rows]
     found = np.mean(BestF1(mkqa("eng"), True).per_example(given, right, chance))
@@ -157,7 +157,7 @@ def test_mkqas_best_f1_is_the_best_over_all_thresholds(rows):
 
 # ---- overlap of texts
 
-@holds(60, a=TEXTS, b=TEXTS, lang=CODES)
+@holds(30, a=TEXTS, b=TEXTS, lang=CODES)
 def test_rouge_is_in_bounds_and_one_for_the_same_text(a, b, lang):
     for order in "12L":
         rouge = Rouge(lang, order)
@@ -170,7 +170,7 @@ def test_rouge_is_in_bounds_and_one_for_the_same_text(a, b, lang):
         assert rouge.per_example([a], [[b, a]])[0] == pytest.approx(max(forth, own))
 
 
-@holds(40, pairs=st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=4))
+@holds(20, pairs=st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=4))
 def test_chrf_is_in_bounds_and_does_not_see_the_order(pairs):
     from xalign.metrics.translation import ChrF
 
@@ -185,7 +185,7 @@ def test_chrf_is_in_bounds_and_does_not_see_the_order(pairs):
 TAGS = st.lists(st.sampled_from(("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "NOUN")), min_size=1, max_size=7)
 
 
-@holds(80, pairs=st.lists(st.tuples(TAGS, TAGS), min_size=1, max_size=4))
+@holds(40, pairs=st.lists(st.tuples(TAGS, TAGS), min_size=1, max_size=4))
 def test_label_metrics_are_in_bounds_and_like_seqevals(pairs):
     import warnings
 
@@ -202,7 +202,7 @@ def test_label_metrics_are_in_bounds_and_like_seqevals(pairs):
     assert TokenAccuracy().score(given, gold).value == pytest.approx(share)
 
 
-@holds(60, text=TEXTS, lang=CODES)
+@holds(30, text=TEXTS, lang=CODES)
 def test_any_text_can_be_judged_for_its_language(text, lang):
     value, named = judged_language(text, lang)
     assert value in (None, 0.0, 1.0) and (value != 0 or named == lang) and (value is not None or named is None)
@@ -214,7 +214,7 @@ def test_any_text_can_be_judged_for_its_language(text, lang):
 P = st.lists(st.floats(0, 1), max_size=8)
 
 
-@holds(200, p=P, shuffle=st.randoms(use_true_random=False))
+@holds(80, p=P, shuffle=st.randoms(use_true_random=False))
 def test_holm_is_holm(p, shuffle):
     found = holm(p)
     order = sorted(range(len(p)), key=p.__getitem__)
@@ -229,7 +229,7 @@ def test_holm_is_holm(p, shuffle):
 PAIRS = st.lists(st.tuples(st.sampled_from((0.0, 0.5, 1.0)), st.sampled_from((0.0, 0.5, 1.0)), st.integers(0, 3)), min_size=1, max_size=9)
 
 
-@holds(60, rows=PAIRS, clustered=st.booleans())
+@holds(30, rows=PAIRS, clustered=st.booleans())
 def test_paired_tests_are_in_bounds_symmetric_and_exact_on_few_clusters(rows, clustered):
     a, b = [r[0] for r in rows], [r[1] for r in rows]
     clusters = [r[2] for r in rows] if clustered else None
@@ -249,21 +249,21 @@ def test_paired_tests_are_in_bounds_symmetric_and_exact_on_few_clusters(rows, cl
 BY_LANGUAGE = st.dictionaries(st.sampled_from("abcdefgh"), st.floats(0, 1))
 
 
-@holds(60, before=BY_LANGUAGE, after=BY_LANGUAGE)
+@holds(30, before=BY_LANGUAGE, after=BY_LANGUAGE)
 def test_the_t_test_says_why_it_has_no_p(before, after):
     found, back = t_over_languages(before, after), t_over_languages(after, before)
     assert (found.p is None) == bool(found.reason) == (back.p is None) and found.n == len(set(before) & set(after))
     assert found.p is None or 0 <= found.p <= 1 and found.p == pytest.approx(back.p)
 
 
-@holds(100, n=st.integers(1, 10**6), d=st.floats(0, 1), more=st.integers(0, 10**6))
+@holds(40, n=st.integers(1, 10**6), d=st.floats(0, 1), more=st.integers(0, 10**6))
 def test_more_examples_find_smaller_differences(n, d, more):
     assert 0 <= detectable(n + more, d) <= detectable(n, d) + 1e-12 <= 1 + 1e-12
 
 
 # ---- schedule, languages
 
-@holds(200, total=st.integers(1, 500), warmup=st.floats(0, 1), final=st.floats(0, 1), rate=st.integers(1, 10**8), share=st.floats(1e-6, 1))
+@holds(80, total=st.integers(1, 500), warmup=st.floats(0, 1), final=st.floats(0, 1), rate=st.integers(1, 10**8), share=st.floats(1e-6, 1))
 def test_the_rate_rises_then_falls_between_zero_and_its_peak(total, warmup, final, rate, share):
     found = [cosine(k, total, warmup, final) for k in range(total)]
     rising = round(warmup * total)

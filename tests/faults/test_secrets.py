@@ -7,6 +7,7 @@ import os
 import threading
 import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import quote
@@ -79,54 +80,65 @@ def judge() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> dict[str, str]:
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Keys wherever the packages look for them, and no server that answers."""
     home = tmp_path_factory.mktemp("home")
     (home / ".netrc").write_text(f"machine 127.0.0.1\nlogin user\npassword {PLANTED['netrc']}\n")
     (home / ".netrc").chmod(0o600)
     (home / "token").write_text(PLANTED["hub file"])
     addresses = {name: f"http://{user}:{password}@127.0.0.1:9/simple" for name, (user, password) in ADDRESSES.items()}
-    return {**KEYS, **addresses, "HOME": str(home), "HF_TOKEN_PATH": str(home / "token"), "XALIGN_CACHE": str(cache), "NO_PROXY": "127.0.0.1",
-            "no_proxy": "127.0.0.1", "PIP_RETRIES": "0", "PIP_CONFIG_FILE": os.devnull, "XALIGN_WHEELS": str(home), "WANDB_MODE": "offline"}
+    return {**KEYS, **addresses, "HOME": str(home), "HF_TOKEN_PATH": str(home / "token"), "XALIGN_CACHE": str(home / "cache"),
+            "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", "PIP_RETRIES": "0", "PIP_CONFIG_FILE": os.devnull, "XALIGN_WHEELS": str(home),
+            "WANDB_MODE": "offline"}
 
 
-def run_of(folder: Path) -> Path:
-    (run,) = (p for p in (folder / "runs").glob("sft-*") if (p / "run.json").is_file())
-    return run
+@dataclass
+class Left:
+    """What a few commands left behind: files, and what they said."""
+
+    folder: Path
+    environment: dict[str, str]
+    said: str = ""
+
+    def command(self, *argv: str, code: int = 0) -> None:
+        done = forked([*argv], self.folder, self.environment, before=lambda: os.umask(0o077) and None)
+        self.said += done.stdout + done.stderr
+        assert done.returncode == code, f"{argv}\n{done.stdout[-1000:]}\n{done.stderr[-2000:]}"
 
 
-def test_no_key_is_left_by_a_run_its_judge_its_reports_and_its_failures(tmp_path: Path, environment: dict[str, str], judge: str,
-                                                                          parallel_files: Path, cache: Path) -> None:
-    tiny = ["method=sft", "lang=fin", *[t for t in TINY if not t.startswith("tracker")], f"parallel.path={parallel_files}"]
-    said = ""
-
-    def command(*argv: str, code: int = 0) -> None:
-        nonlocal said
-        done = forked([*argv], tmp_path, environment)
-        said += done.stdout + done.stderr
-        assert done.returncode == code, done.stderr[-2000:]
-
-    command(*tiny, "tracker=none")
-    run = run_of(tmp_path)
-    command(*tiny, "tracker=none", f"metric.judge.url={judge}", "metric.judge.model=m", f"metric.judge.against={run}")
-    command("-m", *[t for t in tiny if "backbone" not in t], "backbone=smollm2", "tracker=none", "seed=0,1", f"cache={tmp_path / 'new'}", code=2)
-    command("push", str(run), "user/name", "--dry-run")
-    command("push", str(run), "user/name", code=2)  # the hub's address has a password
-    command("report", "runs", "--html", "r.html", "--csv", "r.csv", "--latex", "r.tex", "--markdown", "r.md")
-    verdicts = [p for p in tmp_path.rglob("judge*.jsonl")]
-    assert verdicts and b"***" in verdicts[0].read_bytes()  # the judge did repeat the key
-    assert "pip download" in said and "VERDICT" not in said
-    home = Path(environment["HOME"])
-    assert not held(said.encode())
-    assert not leaks(tmp_path) and not leaks(cache) and not leaks(home, home / ".netrc", home / "token")
+@pytest.fixture(scope="module")
+def left(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str], judge: str, parallel_files: Path) -> Left:
+    """A run with its judge and its trackers, a sweep that fails, a model that is not published, reports."""
+    made = Left(tmp_path_factory.mktemp("left"), environment)
+    (made.folder / "mi_eval.jsonl").write_text("".join(json.dumps({"instruction": "Say one.", "id": 1, "lang": lang}) + "\n"
+                                                       for lang in ("fin", "eng")))
+    (made.folder / "theirs.jsonl").write_text(json.dumps({"id": "mi_eval/1", "prediction": "Another answer."}) + "\n")
+    run = ["method=sft", "lang=fin", *[t for t in TINY if not t.startswith(("task", "tracker"))], f"parallel.path={parallel_files}", "task=mi_eval", "task.path=.", "task.max_new_tokens=4",
+           f"metric.judge.url={judge}", "metric.judge.model=m", "metric.judge.against=theirs.jsonl"]
+    made.command(*run, "tracker=none")
+    made.command(*run, "tracker=both", "tracker.comet.artifacts=all")
+    folder = str(next(p for p in (made.folder / "runs").iterdir() if p.name.startswith("sft")))
+    made.command("-m", "method=sft", "lang=fin", "backbone=smollm2", "tracker=none", "task.phrases=0", "task.sentences=0", "seed=0,1", code=2)
+    made.command("push", folder, "user/name", "--dry-run")
+    made.command("push", folder, "user/name", code=2)  # the hub's address has a password
+    made.command("report", folder, "--html", "r.html", "--csv", "r.csv", "--latex", "r.tex", "--markdown", "r.md")
+    return made
 
 
-def test_no_key_is_in_what_the_trackers_leave(tmp_path: Path, environment: dict[str, str], parallel_files: Path) -> None:
-    done = forked(["method=sft", "lang=fin", *[t for t in TINY if not t.startswith("tracker")], f"parallel.path={parallel_files}",
-                   "tracker=both", "tracker.comet.artifacts=all"], tmp_path, environment)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert list(tmp_path.rglob("*.wandb")) and list(tmp_path.rglob("comet/*.zip"))
-    assert not held((done.stdout + done.stderr).encode()) and not leaks(tmp_path)
+def test_no_key_is_left_by_a_run_its_trackers_its_reports_and_its_failures(left: Left) -> None:
+    verdicts = list((left.folder / "runs").rglob("verdicts.*.jsonl"))
+    assert verdicts and b"Bearer ***" in verdicts[0].read_bytes()  # the judge did repeat the key
+    assert list(left.folder.rglob("*.wandb")) and list(left.folder.rglob("comet/*.zip")) and "pip download" in left.said
+    home = Path(left.environment["HOME"])
+    assert not held(left.said.encode()), [line for line in left.said.splitlines() if held(line.encode())]
+    assert not leaks(left.folder) and not leaks(home, home / ".netrc", home / "token")
+
+
+def test_files_obey_the_umask(left: Left) -> None:
+    """Nothing is opened to others that they could not read by the umask alone; a lock file is empty."""
+    files = [p for root in (left.folder, Path(left.environment["HOME"]) / "cache") for p in root.rglob("*")]
+    opened = [p for p in files if p.lstat().st_mode & 0o077 and not p.is_symlink() and not (p.suffix == ".lock" and not p.stat().st_size)]
+    assert len(files) > 50 and [p for p in opened if p.name not in ("mi_eval.jsonl", "theirs.jsonl")] == []
 
 
 @pytest.mark.long
@@ -174,12 +186,3 @@ def test_ordinary_values_are_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None
     for value in ("http://localhost:8000/v1", "meta-llama/Llama-2-7b-hf", "/home/me/key.json", "s3://bucket/x", None, 3, True, "",
                   {"a": ["b", {"c": "sk-ip"}]}):
         assert not secret_in(value, "key"), value
-
-
-def test_files_of_a_run_obey_the_umask(tmp_path: Path, cache: Path, parallel_files: Path) -> None:
-    """Nothing that others could not read or write by the umask alone is opened to them."""
-    done = forked(["method=sft", "lang=fin", *TINY, f"parallel.path={parallel_files}", f"cache={tmp_path / 'cache'}", "task=lab", "seed=0",
-                   "backbone=tiny", "mode=evaluate"], tmp_path, before=lambda: os.umask(0o077) and None)
-    assert done.returncode == 0, done.stderr[-2000:]
-    opened = [p for p in tmp_path.rglob("*") if p.stat().st_mode & 0o077 and not (p.name.endswith(".lock") and not p.stat().st_size)]
-    assert not opened, opened

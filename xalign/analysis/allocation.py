@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from xalign.config import ConfigError, XalignError, nearest
+from xalign.data.reading import check_file, text_of_file
 
 STRATEGIES = ("uniform", "proportional", "optimised")
 
@@ -201,13 +202,14 @@ def read_mapping(given: Any, key: str, langs: Sequence[str] | None, holds: str) 
 
     path, values = (f"{{{', '.join(map(str, given))}}}", given) if isinstance(given, Mapping) else (given, None)
     file = Path(str(path)).expanduser()
-    if values is None and not file.is_file():
-        raise ConfigError(f"{key}={path}: no such file; name a YAML or JSON file with {holds} for each language")
+    if values is None:
+        check_file(key, path, f"name a YAML or JSON file with {holds} for each language")
     try:
         if values is None:
-            values = OmegaConf.to_container(OmegaConf.create(file.read_text(encoding="utf-8-sig")))
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, ValueError) as e:
-        raise ConfigError(f"{key}={path}: is neither YAML nor JSON ({str(e).splitlines()[0]}); it must hold {holds} for each "
+            values = OmegaConf.to_container(OmegaConf.create(text_of_file(file)))
+    except (YAMLError, OmegaConfBaseException, RecursionError, ValueError, AssertionError) as e:  # the last: OmegaConf, of a lone number
+        reason = (str(e).splitlines() or ["a single value"])[0]
+        raise ConfigError(f"{key}={path}: is neither YAML nor JSON ({reason}); it must hold {holds} for each "
                           "language") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{key}={path}: must be a mapping with {holds} for each language")
@@ -216,7 +218,7 @@ def read_mapping(given: Any, key: str, langs: Sequence[str] | None, holds: str) 
     langs = list(map(str, values)) if langs is None else langs
     missing = [lang for lang in langs if lang not in values]
     if missing:
-        raise ConfigError(f"{key}={path}: has nothing for {', '.join(missing)}; add {holds} for each language of lang={list(langs)}")
+        raise ConfigError(f"{key}={path}: has nothing for {', '.join(missing)}; add {holds} for each language of lang=[{','.join(langs)}]")
     return {lang: values[lang] for lang in langs}
 
 
@@ -234,7 +236,7 @@ def read_laws(path: Any, key: str, langs: Sequence[str] | None = None) -> dict[s
             raise ConfigError(f"{key}={path}: the law of {lang} must be like {entry}, found {values}")
         for name, (low, high) in {"alpha": (0, math.inf), "beta": (-1, 0), "gamma": (0, 1)}.items():
             x = values.get(name, 1)
-            inside = isinstance(x, (int, float)) and (low < x < high or name == "gamma" and x == 1)
+            inside = isinstance(x, (int, float)) and not isinstance(x, bool) and (low < x < high or name == "gamma" and x == 1)
             if not inside:
                 span = f"above {low}" if high == math.inf else f"in ({low}, {high}{']' if name == 'gamma' else ')'}"
                 raise ConfigError(f"{key}={path}: {name} of {lang} is {x}; it must be a number {span} (S(X) = 100 - alpha (gamma X)^beta)")

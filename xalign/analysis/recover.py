@@ -26,6 +26,7 @@ from typing import Any
 
 from xalign.analysis.allocation import Law
 from xalign.config import XalignError
+from xalign.data.reading import text_of_file
 
 ROUNDED = 1e-3  # what there is of a language is often published in thousands: rows this near to it are all of it
 ASSUMED_SCORE = 80.0  # the mean score at the smallest budget where none is given
@@ -210,11 +211,11 @@ def read_published(path: str) -> tuple[dict[int, Optimum], dict[str, float]]:
     import yaml
 
     try:
-        values = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        values = yaml.safe_load(text_of_file(Path(path).expanduser()))
+    except (yaml.YAMLError, RecursionError) as e:
         raise XalignError(f"{path}: is no YAML ({str(e).splitlines()[0]}); write {SHAPE}") from None
     if not isinstance(values, dict):
-        raise XalignError(f"{path}: must hold {SHAPE}")
+        raise XalignError(f"{path}: holds no budgets; write {SHAPE}")
     most = _numbers(values.pop("most", None) or {}, f"{path}: most")
     found = {}
     for k, entry in values.items():

@@ -97,9 +97,10 @@ def complete(folder: Path, model: Any, info: Mapping[str, Any]) -> None:
     Args:
         info: what ``from_pretrained`` gives with ``output_loading_info=True``.
     """
-    for name, *shapes in sorted(info["mismatched_keys"]):
-        stored, wanted = (list(shape) for shape in shapes)
-        raise XalignError(f"{folder}: {name} has the shape {stored} in the weights and {wanted} by config.json; the two are of two models")
+    for found in info["mismatched_keys"]:  # names; transformers 5 adds the two shapes
+        name, *shapes = (found,) if isinstance(found, str) else found
+        what = f": {list(shapes[0])} in the file, {list(shapes[1])} by config.json" if shapes else ""
+        raise XalignError(f"{folder}: the weights' {name} has another shape than config.json says{what}; the two are of two models")
     # a pooler is not used, and language models are pretrained without one
     missing = sorted(name for name in info["missing_keys"] if "pooler" not in name)
     if missing:

@@ -170,10 +170,11 @@ class Hub(Node):
         return path if path.is_dir() else None
 
     def weights(self, run: Run) -> Stage:
-        from xalign.assets import folder_stage, hub_stage
+        from xalign.assets import folder_stage
+        from xalign.hub import hub_stage
 
         folder = self._folder()
-        return folder_stage(folder) if folder else hub_stage(self.name, self.revision)
+        return folder_stage(folder) if folder else hub_stage(self.name, self.revision, code=self.trust_remote_code)
 
     def config(self) -> dict[str, Any] | None:
         """Of the folder, or of an earlier download in the hub's own cache."""

@@ -76,7 +76,7 @@ def read_alpaca(path: Path, lang: str) -> Iterator[Example]:
             if key not in record and key != "input":
                 raise XalignError(f"{where}: has no '{key}'; Alpaca records have instruction, input and output")
             if not isinstance(record.get(key, ""), str):
-                raise XalignError(f"{where}: '{key}' must be text, found {kind_of(record[key])}; write \"\" for none")
+                raise XalignError(f"{where}: '{key}' must be text, found {kind_of(record[key])}; write it in quotes, \"\" for none")
         if not record["instruction"].strip():
             raise XalignError(f"{where}: 'instruction' is empty; write what is asked, or remove the record")
         prompt = "\n".join(part for part in (record["instruction"].strip(), record.get("input", "").strip()) if part)

@@ -32,7 +32,7 @@ def read_muse(path: Path) -> list[tuple[str, str]]:
     for number, line in text_lines(path):
         if not line.strip():
             continue
-        parts = [p.strip() for p in line.split("\t")] if "\t" in line else line.split()
+        parts = [p.strip() for p in line.split("\t")] if "\t" in line else [p for p in line.strip().split(" ") if p]
         if len(parts) != 2 or not all(parts):
             found = line.strip()[:60]
             raise XalignError(f"{path}:{number}: expected 'word TAB translation' or 'word translation', found {found!r}; "

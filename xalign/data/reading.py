@@ -119,11 +119,6 @@ def parse_json(text: str, where: Callable[[int], str], remedy: str, own: bool = 
     """
     try:
         value = (_OWN if own else _STRICT).decode(text)
-        if "\\ud" in text or "\\uD" in text or "\\u0000" in text and not own:
-            for found in _ESCAPE.finditer(text):
-                if found[1] or found[2] and not own:
-                    what = f"half a surrogate pair ({found[1]})" if found[1] else "NUL (\\u0000)"
-                    raise XalignError(f"{where(text.count(chr(10), 0, found.start()) + 1)}: holds {what}, which is no character; remove it")
     except json.JSONDecodeError as e:
         line = text.split("\n")[e.lineno - 1]
         if "\0" in line:
@@ -136,7 +131,16 @@ def parse_json(text: str, where: Callable[[int], str], remedy: str, own: bool = 
         raise XalignError(f"{where(0)}: not valid JSON (nested too deeply); {remedy}") from None
     except ValueError:  # Python's limit
         raise XalignError(f"{where(0)}: holds a number of more than 4,300 digits; write it as text, in quotes") from None
+    for found in _ESCAPE.finditer(text) if _escapes(text, own) else ():
+        if found[1] or found[2] and not own:
+            what = f"half a surrogate pair ({found[1]})" if found[1] else "NUL (\\u0000)"
+            raise XalignError(f"{where(text.count(chr(10), 0, found.start()) + 1)}: holds {what}, which is no character; remove it")
     return value
+
+
+def _escapes(text: str, own: bool) -> bool:
+    """Whether escapes in a JSON text have to be looked at."""
+    return "\\u" in text and ("\\ud" in text or "\\uD" in text or "\\u0000" in text and not own)
 
 
 def numbered(path: Path, remedy: str = "write one JSON object a line", own: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -149,19 +153,28 @@ def numbered(path: Path, remedy: str = "write one JSON object a line", own: bool
     """
     if why := trouble(path):
         raise XalignError(f"{path}: {why}")
-    packed = path.suffix == ".gz"
-    number = 0
+    packed, decode = path.suffix == ".gz", (_OWN if own else _STRICT).decode
     try:
         with (gzip.open if packed else open)(path, "rt", encoding="utf-8-sig") as f:
             for number, line in enumerate(f, 1):
                 if line.isspace():
                     continue
-                value = parse_json(line, lambda _, n=number: f"{path}:{n}", remedy, own)
+                try:
+                    value = decode(line)
+                    odd = "\\u" in line
+                except (ValueError, RecursionError):
+                    odd = True
+                if odd:
+                    value = parse_json(line, lambda _, n=number: f"{path}:{n}", remedy, own)
                 if not isinstance(value, dict):
                     raise XalignError(f"{path}:{number}: expected a JSON object, found {kind_of(value)}; {remedy}")
                 yield number, value
     except UnicodeDecodeError:
         _decode_lines(path, packed, remedy)
+        raise
+    except XalignError:
+        if not packed:  # a file that is no text has a better reason
+            text_of_file(path)
         raise
     except (EOFError, zlib.error, gzip.BadGzipFile) as e:
         raise XalignError(f"{path}: cannot be unpacked ({e}); {remedy}") from None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from xalign.cache import Stage
 from xalign.config import ConfigError, Node
+from xalign.values import shown
 
 if TYPE_CHECKING:
     from xalign.config import Run
@@ -75,7 +76,7 @@ class Method(Objective, Node):
                               f"{run.choices.get('backbone')} is {run.backbone.kind}; choose "
                               f"{REMEDY[self.kinds[0]]}, or another method")
         if len(run.lang) > 1 and not self.many:
-            raise ConfigError(f"lang={list(run.lang)}: method {self.name} trains for one target language; "
+            raise ConfigError(f"lang={shown(run.lang)}: method {self.name} trains for one target language; "
                               f"run one after the other with --multirun lang={','.join(run.lang)}")
         if run.backbone.kind == "encoder" and not run.data.has_options:
             raise ConfigError(f"data={run.choices.get('data')}: has no options to choose from, and an encoder cannot write "

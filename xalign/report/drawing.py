@@ -3,7 +3,9 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from xalign.languages import LANGUAGES
 if TYPE_CHECKING:
     from xalign.report.pivot import Pivot
 
+LONGEST = 100  # characters of a file's name without its ending
 WIDTH = 7.2  # inches: the text width of most papers' pages, both columns
 INTERVAL = 1.96  # standard errors on each side: 95 % of a normal distribution
 GREY = "#5f5f5f"
@@ -57,7 +60,8 @@ def new_plot(name: str, width: float, height: float) -> Plot:
     """An empty figure of this size in inches on its own canvas."""
     figure = Plot(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    figure.name = name
+    name = re.sub(r"[^\w+-]+", "_", name)  # parts of it come from files
+    figure.name = name if len(name) <= LONGEST else f"{name[:LONGEST - 9]}-{sha256(name.encode()).hexdigest()[:8]}"
     return figure
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from xalign.compose import keys_of, offered, package_folder
-from xalign.config import ConfigError, build, nearest
+from xalign.config import ConfigError, build
 from xalign.report.runs import load_runs
 from xalign.studies.base import Study, found, present
 from xalign.terminal import LineParser, reading
+from xalign.values import among
 
 ABOUT = "The papers' analyses of finished runs: a table, a picture and the numbers beside it."
 
@@ -26,7 +27,7 @@ def make_study(name: str, settings: dict[str, Any] | None = None) -> Study:
 
     names = [n for n in offered("study") if n != "none"]
     if name not in names:
-        raise ConfigError(f"study={name}: no such study{nearest(name, names)} Studies: {', '.join(names)}")
+        raise ConfigError(f"study={name}: no such study{among(name, names, 'studies')}")
     values = OmegaConf.to_container(OmegaConf.load(package_folder("conf") / "study" / f"{name}.yaml"))
     return build({**values, **(settings or {})}, "study")  # type: ignore[dict-item]
 
@@ -45,7 +46,7 @@ def settings_of(texts: Sequence[str], name: str) -> dict[str, Any]:
             raise ConfigError(f"{text}: cannot be read ({str(e).splitlines()[0]}); write key=value") from None
         key = override.key_or_group.removeprefix("study.")
         if key not in known:
-            raise ConfigError(f"{key}: is no key of study={name}{nearest(key, known)} Keys: {', '.join(known) or 'none'}")
+            raise ConfigError(f"{key}: is no key of study={name}{among(key, known) if known else '; it has none'}")
         values[key] = override.value()
     return values
 

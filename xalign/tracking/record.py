@@ -124,9 +124,12 @@ def recorded(plan: Plan, cache: Cache) -> Iterator[dict[str, Any]]:
         folder = cache.folder(stage)
         for path in (folder / "log.jsonl", folder.with_name(folder.name + ".partial") / "log.jsonl"):
             if path.is_file():
-                for line in path.read_text(encoding="utf-8").splitlines():
+                for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                    record = None
                     with suppress(ValueError):  # the last line of a killed run
-                        yield {**json.loads(line), "stage": stage.title}
+                        record = json.loads(line)
+                    if isinstance(record, dict):
+                        yield {**record, "stage": stage.title}
                 break
 
 
@@ -215,8 +218,8 @@ def examples(folder: Path) -> tuple[list[str], list[list[Any]]]:
 def used(plan: Plan, cache: Cache) -> Iterator[Package]:
     """The stages a run is made from, each named by its key: runs that share one share it in the tracker."""
     for stage in plan.stages():
-        if stage.name in KINDS and cache.has(stage):
-            receipt = cache.get(stage).receipt
+        if stage.name in KINDS and (artifact := cache.find(stage)):
+            receipt = artifact.receipt
             shown = {k: receipt[k] for k in ("name", "label", "key", "params", "inputs", "files")}
             text = json.dumps(shown, indent=1, sort_keys=True, ensure_ascii=False)
             facts = {k: v for k, v in receipt["facts"].items() if is_number(v)}

@@ -6,16 +6,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from xalign.config import ConfigError, Node, choice, within
+from xalign.values import shown
 
 
 def check_rate(key: str, value: Any) -> None:
     """Raise ConfigError unless `value` is ``auto`` or a learning rate in (0, 1]."""
-    try:
-        usable = value == "auto" or not isinstance(value, bool) and 0 < float(value) <= 1
-    except (TypeError, ValueError):
-        usable = False
-    if not usable:
-        raise ConfigError(f"{key}={value}: must be auto or a number in (0, 1], e.g. 1e-4")
+    if not (value == "auto" or isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= 1):
+        raise ConfigError(f"{key}={shown(value)}: must be auto or a number in (0, 1], e.g. 1e-4")
 
 
 @dataclass(frozen=True)

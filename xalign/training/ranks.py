@@ -35,7 +35,11 @@ class Job(Protocol):
 
 def place() -> tuple[int, int]:
     """(rank, number of processes) as the launcher says; needs no torch and no group."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, world = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    if not (rank.isdecimal() and world.isdecimal() and int(rank) < int(world)):
+        raise XalignError(f"RANK={rank} WORLD_SIZE={world}: must be whole numbers, RANK below WORLD_SIZE, as torchrun sets them; unset "
+                          "both, or start with torchrun")
+    return int(rank), int(world)
 
 
 def is_helper() -> bool:

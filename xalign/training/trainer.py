@@ -137,8 +137,9 @@ class Trainer:
                  "tokens_computed": state["computed"], "supervised_fraction": round(self.supervised, 4), "lr": self.lr,
                  "train_seconds": round(state["seconds"], 2), "step_seconds": round(state["step_seconds"], 2),
                  "tokens_per_second": round(state["tokens"] / state["step_seconds"], 1),
-                 "world": self.world, "parameters": self.parameters, "trainable": self.trainable, "flops": state["flops"],
-                 "attention": self.attention, "precision": "bf16" if uses_bf16(node) else "fp32"}
+                 "world": self.world, "threads": torch.get_num_threads(), "parameters": self.parameters,
+                 "trainable": self.trainable, "flops": state["flops"], "attention": self.attention,
+                 "precision": "bf16" if uses_bf16(node) else "fp32"}
         peak = peak_memory(self.cuda)
         facts |= {"peak_gib": round(peak, 2)} if peak else {}
         if state["step_seconds"] > TIMED:

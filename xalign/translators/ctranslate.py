@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from xalign.backbones.folder import check_folder, reason
 from xalign.cache import Artifact, Stage
 from xalign.config import ConfigError, XalignError
 from xalign.languages import LANGUAGES
@@ -30,14 +31,14 @@ def converted(weights: Stage, name: str) -> Stage:
         from xalign.assets import model_folder
 
         source = model_folder(inputs[0]).resolve()
+        check_folder("translator.name", source, "seq2seq")
         try:
             TransformersConverter(str(source)).convert(str(folder / "model"))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        except Exception as e:  # the two libraries' versions do not always go together, which shows in any way
             import transformers
 
-            reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
             raise XalignError(f"translator.engine=ctranslate2: CTranslate2 {version('ctranslate2')} beside transformers "
-                              f"{transformers.__version__} cannot convert {source} ({reason}); "
+                              f"{transformers.__version__} cannot convert {source} ({reason(e)}); "
                               "set translator.engine=transformers") from None
         return {"ctranslate2": version("ctranslate2")}
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xalign.backbones.folder import check_folder, reason
 from xalign.cache import Artifact, Stage
 from xalign.config import ConfigError, XalignError, choice, within
 from xalign.data.examples import read_examples, write_jsonl
@@ -85,12 +86,15 @@ class NLLB(Translator):
         path = Path(self.name).expanduser()
         if not path.is_dir() and (self.name.startswith(("/", ".", "~")) or self.name.count("/") > 1):
             raise ConfigError(f"translator.name={self.name}: no such folder")
-        if path.is_dir() and not (path / "config.json").is_file():
-            raise ConfigError(f"translator.name={self.name}: the folder has no config.json; name what save_pretrained wrote")
+        if path.is_file():
+            raise ConfigError(f"translator.name={self.name}: is a file; name the model's folder")
+        if path.is_dir():
+            check_folder(f"translator.name={self.name}", path, "seq2seq")
 
     def stage(self, run: Run, examples: Stage, lang: str, sides: Sequence[str] = SIDES) -> Stage:
         """See `Translator.stage`. All processes translate; a killed run continues behind their last finished batches."""
-        from xalign.assets import folder_stage, hub_stage
+        from xalign.assets import folder_stage
+        from xalign.hub import hub_stage
 
         path = Path(self.name).expanduser()
         weights = folder_stage(path) if path.is_dir() else hub_stage(self.name, self.revision)
@@ -146,6 +150,7 @@ class NLLB(Translator):
         from xalign.progress import bar
         from xalign.training.ranks import is_helper
 
+        check_folder("translator.name", folder, "seq2seq")
         tokenizer = load_tokenizer(folder, source, lang)
         if engine:
             model: Any = ctranslate.Engine(engine, tokenizer, lang, self.beam, self.max_length, self.device)
@@ -190,11 +195,16 @@ class Transformers:
         from transformers import AutoModelForSeq2SeqLM
 
         from xalign.backbones.counting import watch
+        from xalign.backbones.load import complete
 
         place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         dtype = torch.bfloat16 if place == "cuda" else torch.float32
         with opened(folder):
-            model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+            # without trust_remote_code transformers would ask on stdin; a tensor that does not fit would be random, but for `complete`
+            model, info = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=dtype, local_files_only=True, trust_remote_code=False,
+                                                                use_safetensors=True, output_loading_info=True,
+                                                                ignore_mismatched_sizes=True)
+            complete(folder, model, info)
         self.model, self.tokenizer, self.start = model.eval().requires_grad_(False).to(place), tokenizer, language_token(tokenizer, lang)
         self.beam, self.max_length = beam, max_length
         watch(self.model)
@@ -224,7 +234,7 @@ def load_tokenizer(folder: Path, source: str, lang: str) -> Any:
 
     with opened(folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, src_lang=LANGUAGES[source].flores, tgt_lang=LANGUAGES[lang].flores,
-                                                  local_files_only=True)
+                                                  local_files_only=True, trust_remote_code=False)
     for code in (source, lang):
         language_token(tokenizer, code)
     return tokenizer
@@ -235,9 +245,11 @@ def opened(folder: Path) -> Iterator[None]:
     """Turn what transformers raises about `folder` into one line."""
     try:
         yield
-    except (OSError, ValueError, KeyError) as e:
-        reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
-        raise XalignError(f"translator.name: {folder} cannot be opened as an NLLB model ({reason})") from None
+    except XalignError:
+        raise
+    except Exception as e:  # transformers and safetensors raise all kinds for a folder that is no such model
+        raise XalignError(f"translator.name: {folder} cannot be opened as an NLLB model ({reason(e)}); name what save_pretrained wrote "
+                          "of an NLLB-200 checkpoint") from None
 
 
 def language_token(tokenizer: Any, lang: str) -> int:

@@ -1,0 +1,363 @@
+"""Every reader of users' files against every way in which a file can be wrong: refused by file and line, or read as the clean file is."""
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from xalign.analysis.recover import read_published
+from xalign.analysis.allocation import read_laws
+from xalign.backbones.node import Tiny
+from xalign.config import XalignError
+from xalign.data.alpaca import AlpacaData
+from xalign.data.codeswitch import Dictionary, read_muse
+from xalign.data.parallel import FileParallel
+from xalign.methods.cpt import read_texts
+from xalign.metrics.node import Metrics
+from xalign.studies.prompts import choose
+from xalign.tasks.belebele import BelebeleTask
+from xalign.tasks.flores import FloresTask, NtrexTask
+from xalign.tasks.learned import answers
+from xalign.tasks.mkqa import MkqaTask
+from xalign.tasks.openended import OpenTask
+from xalign.tasks.pawsx import PawsXTask
+from xalign.tasks.squad import MlqaTask, XQuadTask
+from xalign.tasks.trainrows import XnliRows
+from xalign.tasks.xcopa import XCopaTask
+from xalign.tasks.xglue import AdTask, AnswerTask, NewsTask, PageTask, XgluePawsXTask, XglueXnliTask
+from xalign.tasks.xglue_tags import NameTask, WordClassTask
+from xalign.tasks.xglue_texts import QuestionTask, TitleTask
+from xalign.tasks.xlsum import XlSumTask
+from xalign.tasks.xnli import XnliTask
+
+
+def run_of(task: Any = None, lang: str = "deu") -> SimpleNamespace:
+    return SimpleNamespace(tasks=(task,), backbone=Tiny(), lang=(lang,), target=lang, source="eng", seed=0, metric=Metrics(),
+                           evaluated=(lang,), choices={})
+
+
+def lines(*rows: Any) -> bytes:
+    return "".join((row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)) + "\n" for row in rows).encode()
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A file, what else has to stand beside it, and what reads it from its folder before anything is computed."""
+
+    name: str
+    clean: bytes
+    read: Callable[[Path], Any]
+    beside: tuple[tuple[str, bytes], ...] = ()
+    kind: str = "text"
+    spot: bytes = b""  # in the last record's text; empty: its last letter
+
+    def put(self, folder: Path, content: bytes | None = None) -> Path:
+        for name, data in (*self.beside, (self.name, self.clean if content is None else content)):
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        return folder / self.name
+
+
+def task(cls: type) -> Callable[[Path], Any]:
+    def read(folder: Path) -> Any:
+        node = cls(path=str(folder))
+        node.check_run(run_of(node))
+        return node.load(node.root(), "deu", "eng")
+
+    return read
+
+
+def alpaca(folder: Path) -> Any:
+    path = folder / "alpaca.json"
+    node = AlpacaData(str(path))
+    node.check_run(run_of())
+    return node._rows(path, "eng")
+
+
+def parallel(folder: Path) -> Any:
+    from xalign.data.parallel import _aligned
+
+    node = FileParallel(str(folder))
+    node.check_run(run_of())
+    return _aligned(*node._files("eng", "deu"))
+
+
+def dictionary(folder: Path) -> Any:
+    Dictionary(str(folder / "en-de.txt")).check_run(run_of())
+    return read_muse(folder / "en-de.txt")
+
+
+def xnli_rows(folder: Path) -> Any:
+    from xalign.tasks.trainrows import read_pairs
+
+    XnliRows(str(folder)).check_run(run_of())
+    return read_pairs(folder / "XNLI/de.dev", "deu", "dev")
+
+
+ALPACA = [{"instruction": "Name it.", "input": "", "output": "It"}, {"instruction": "Say it.", "input": "x", "output": "That"}]
+QUESTION = {"link": "", "question_number": 1, "flores_passage": "Ein Text.", "question": "Was?", "correct_answer_num": "2",
+            **{f"mc_answer{k}": f"Antwort {k}" for k in range(1, 5)}}
+PREMISE = {"premise": "Das Glas fiel.", "choice1": "Es brach.", "choice2": "Es regnete.", "question": "effect", "label": 0, "idx": 7}
+SQUAD = {"version": "1.1", "data": [{"title": "", "paragraphs": [{"context": "Der Turm ist alt.", "qas": [
+    {"id": "q1", "question": "Was ist alt?", "answers": [{"text": "Der Turm", "answer_start": 0}]},
+    {"id": "q2", "question": "Wie ist er?", "answers": [{"text": "alt", "answer_start": 13}]}]}]}]}
+SQUAD_FILE = json.dumps(SQUAD, ensure_ascii=False, indent=1).encode()
+MKQA = {"query": "how old", "example_id": 5, "queries": {"de": "wie alt"}, "answers": {"de": [{"type": "number", "text": "9"}]}}
+ARTICLE = {"id": "1", "summary": "Kurz.", "text": "Lang und breit."}
+PAWS = lines("id\tsentence1\tsentence2\tlabel", "1\tDie Mühle .\tEine Mühle .\t1", "2\tDas Haus .\tEin Baum .\t0")
+XNLI = lines("language\tgold_label\tsentence1\tsentence2\tpairID", "de\tneutral\tEs regnet.\tEs ist kalt.\t1", "en\tneutral\tIt rains.\tCold.\t1",
+             "de\tentailment\tEs regnet.\tEs ist naß.\t2")
+PAIRS = lines("Es regnet.\tEs ist naß.\tentailment", "Er kam.\tEr ging.\tcontradiction")
+DEV = lines("It rains.\tIt is wet.\tentailment", "He came.\tHe left.\tcontradiction")
+TRAIN = lines("premise\thypothesis\tlabel", "A b.\tC d.\tneutral")
+ENG = lines("The mill stands.", "It rains.", "He came.")
+DEU = lines("Die Mühle steht.", "Es regnet.", "Er kam.")
+
+READERS = {r.name if not label else label: r for label, r in {
+    "alpaca lines": Reader("alpaca.json", lines(*ALPACA), alpaca, kind="jsonl"),
+    "alpaca array": Reader("alpaca.json", json.dumps(ALPACA, indent=1).encode(), alpaca, kind="json"),
+    "data=xnli": Reader("XNLI/de.dev", PAIRS, xnli_rows, (("XNLI/en.dev", DEV), ("XNLI/multinli.train.en.tsv", TRAIN)),
+                        spot=b"ging"),
+    "parallel": Reader("deu.txt", DEU, parallel, (("eng.txt", ENG),)),
+    "dictionary": Reader("en-de.txt", lines("mill\tMühle", "rain Regen"), dictionary),
+    "cpt": Reader("deu.txt", DEU, lambda f: read_texts(f / "deu.txt")),
+    "belebele": Reader("deu_Latn.jsonl", lines(QUESTION, {**QUESTION, "question": "Wer?"}), task(BelebeleTask), kind="jsonl"),
+    "xcopa": Reader("de/test.de.jsonl", lines(PREMISE, {**PREMISE, "idx": 8}), task(XCopaTask), kind="jsonl"),
+    "pawsx": Reader("de/test_2k.tsv", PAWS, task(PawsXTask)),
+    "xnli": Reader("xnli.test.tsv", XNLI, task(XnliTask)),
+    "xquad": Reader("xquad.de.json", SQUAD_FILE, task(XQuadTask), kind="json", spot=b"lt\""),
+    "mlqa": Reader("test/test-context-de-question-de.json", SQUAD_FILE, task(MlqaTask), kind="json", spot=b"lt\""),
+    "mkqa": Reader("mkqa.jsonl", lines(MKQA, {**MKQA, "example_id": 6}), task(MkqaTask), kind="jsonl"),
+    "flores": Reader("devtest/deu_Latn.devtest", DEU, task(FloresTask), (("devtest/eng_Latn.devtest", ENG),)),
+    "ntrex": Reader("newstest2019-ref.deu.txt", DEU, task(NtrexTask), (("newstest2019-src.eng.txt", ENG),)),
+    "xlsum": Reader("german_test.jsonl", lines(ARTICLE, {**ARTICLE, "id": "2"}), task(XlSumTask), kind="jsonl"),
+    "mi_eval": Reader("deu.jsonl", lines({"instruction": "Nenne Länder."}, {"instruction": "Was?", "id": "b"}), task(OpenTask), kind="jsonl"),
+    "xglue nc": Reader("NC/xglue.nc.de.test", lines("Tor\tEs endete 2:1.\tsports", "Woche\tMan nehme Äpfel.\tfoodanddrink"), task(NewsTask),
+                        spot=b"ehme"),
+    "xglue xnli": Reader("XNLI/de.test", PAIRS, task(XglueXnliTask), spot=b"ging"),
+    "xglue pawsx": Reader("PAWSX/de/test_2k.tsv", PAWS, task(XgluePawsXTask)),
+    "xglue qadsm": Reader("QADSM/xglue.qadsm.de.test", lines("rote schuhe\tSchuhe\tGünstig.\tGood", "auto\tb\t\tBad"), task(AdTask),
+                           spot=b"uto"),
+    "xglue qam": Reader("QAM/xglue.qam.de.test", lines("Wie hoch?\tDer Turm ist hoch.\t1", "Wie?\tÄpfel.\t0"), task(AnswerTask)),
+    "xglue wpr": Reader("WPR/xglue.wpr.de.test", lines("wetter\tHeute\tSonnig.\t4", "wetter\tLäden\tSchuhe.\t0"), task(PageTask)),
+    "xglue ner": Reader("NER/de.test", lines("Anna I-PER", "wohnt O", "", "Mühle O"), task(NameTask)),
+    "xglue pos": Reader("POS/de.test", lines("Die DET", "Mühle NOUN", "", "Berlin PROPN"), task(WordClassTask)),
+    "xglue qg": Reader("QG/xglue.qg.de.tgt.test", DEU, task(QuestionTask), (("QG/xglue.qg.de.src.test", DEU),)),
+    "xglue ntg": Reader("NTG/xglue.ntg.de.src.test", DEU, task(TitleTask), (("NTG/xglue.ntg.de.tgt.test", DEU),)),
+    "prompts lines": Reader("deu.jsonl", lines({"prompt": "Wer?"}, {"prompt": "Was?"}),
+                            lambda f: strip(choose(str(f / "deu.jsonl"), ["deu"], None, 0)), kind="jsonl"),
+    "prompts text": Reader("deu.txt", DEU, lambda f: strip(choose(str(f / "deu.txt"), ["deu"], None, 0))),
+    "prompts yaml": Reader("p.yaml", lines("deu:", "  - Wer?", "  - Was?"), lambda f: strip(choose(str(f / "p.yaml"), ["deu"], None, 0)),
+                           kind="yaml"),
+    "judge's opponent": Reader("theirs.jsonl", lines({"id": "a", "prediction": "x"}, {"id": "b", "prediction": "y"}),
+                               lambda f: answers(f / "theirs.jsonl", "mi_eval", "deu"), kind="own"),
+    "laws": Reader("law.yaml", lines("deu: {alpha: 300, beta: -0.3, gamma: 0.5}", "fin: {alpha: 2, beta: -0.1}"),
+                   lambda f: read_laws(str(f / "law.yaml"), "method.law", ["deu"]), kind="yaml"),
+    "published": Reader("papers.yaml", lines("1000: {rows: {fin: 400, deu: 600}, score: 60}"),
+                        lambda f: read_published(str(f / "papers.yaml")), kind="yaml"),
+}.items()}
+
+
+def strip(prompts: list[Any]) -> list[Any]:
+    return [(p.id, p.lang, p.text) for p in prompts]
+
+
+def inside(reader: Reader, insert: bytes) -> bytes:
+    """The file with something put into its last record's text."""
+    at = reader.clean.rindex(reader.spot) if reader.spot else max(m.start() for m in re.finditer(b"[a-z]", reader.clean))
+    return reader.clean[:at] + insert + reader.clean[at:]
+
+
+def last_line(data: bytes) -> int:
+    return len(data.rstrip(b"\n").split(b"\n"))
+
+
+ALL = list(READERS)
+JSONL = [n for n, r in READERS.items() if r.kind == "jsonl"]
+JSON = [n for n, r in READERS.items() if r.kind in ("jsonl", "json")]
+
+
+def refused(reader: Reader, folder: Path, content: bytes | None, *words: str) -> str:
+    path = reader.put(folder, content)
+    with pytest.raises(XalignError) as e:
+        reader.read(folder)
+    said = str(e.value)
+    assert path.name in said and "\n" not in said and len(said) < 700, said
+    assert ";" in said, f"no remedy: {said}"
+    for word in words:
+        assert word in said, said
+    return said
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_other_encodings_and_binary_files_are_refused_by_line(tmp_path, name):
+    reader = READERS[name]
+    data = reader.clean
+    refused(reader, tmp_path, inside(reader, b"\xe4"), f":{last_line(data)}" if reader.kind in ("text", "jsonl") else "", "UTF-8")
+    refused(reader, tmp_path, data.decode().encode("utf-16"), "UTF-8")
+    refused(reader, tmp_path, data.decode().encode("utf-16-le"), "UTF-8")
+    refused(reader, tmp_path, gzip.compress(data), "gzip")
+    refused(reader, tmp_path, b"PAR1\x15\x00" + data, "Parquet")
+    refused(reader, tmp_path, b"PK\x03\x04" + data, "zip")
+    refused(reader, tmp_path, inside(reader, b"\0"), f":{last_line(data)}" if reader.kind in ("text", "jsonl") else "", "NUL")
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("content", [b"", b"\n\r\n  \n", b"\xef\xbb\xbf"], ids=["nothing", "blank lines", "a byte order mark"])
+def test_a_file_that_holds_nothing_is_refused(tmp_path, name, content):
+    if READERS[name].kind == "own":
+        pytest.skip("no answers: the row says so")
+    refused(READERS[name], tmp_path, content)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_line_ends_and_a_byte_order_mark_change_nothing(tmp_path, name):
+    reader = READERS[name]
+    reader.put(tmp_path)
+    clean = reader.read(tmp_path)
+    for data in (b"\xef\xbb\xbf" + reader.clean, reader.clean.replace(b"\n", b"\r\n"), reader.clean.replace(b"\n", b"\r"),
+                 reader.clean.rstrip(b"\n")):
+        reader.put(tmp_path, data)
+        assert reader.read(tmp_path) == clean
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_signs_that_end_no_line_stay_in_the_text(tmp_path, name):
+    """Python's str.splitlines would cut a record in two at each of them."""
+    reader = READERS[name]
+    if reader.kind in ("yaml", "own"):
+        pytest.skip("YAML has line ends of its own")
+    reader.put(tmp_path)
+    clean = reader.read(tmp_path)
+    reader.put(tmp_path, inside(reader, "\u2028\u2029\x85".encode() + (b"" if "json" in reader.kind else b"\x0b\x0c\x1c\x1e\r")))
+    odd = reader.read(tmp_path)
+    assert size(odd) == size(clean) and odd != clean
+
+
+def size(found: Any) -> list[int] | int:
+    return [len(x) for x in found] if isinstance(found, tuple) else len(found)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_what_is_no_regular_file_is_refused_and_never_waited_for(tmp_path, name):
+    reader = READERS[name]
+    if reader.kind == "own":
+        pytest.skip("may be a run's folder; what is not there has no answers")
+    for make in (Path.mkdir, os.mkfifo, lambda p: p.symlink_to("/dev/zero"), lambda p: p.symlink_to("gone"), lambda p: p.symlink_to(p.name)):
+        path = reader.put(tmp_path)
+        path.unlink()
+        make(path)
+        signal.alarm(20)  # a reader that waits for a pipe ends the tests here
+        with pytest.raises(XalignError) as e:
+            reader.read(tmp_path)
+        signal.alarm(0)
+        assert path.name in str(e.value) and "\n" not in str(e.value)
+        path.rmdir() if path.is_dir() else path.unlink()
+
+
+def more(reader: Reader, member: str) -> bytes:
+    """The file with one more member in its last record's object (of a JSON file: in its first object)."""
+    text = reader.clean.decode()
+    at = text.rindex("\n{") + 1 if reader.kind in ("jsonl", "own") else text.index("{")
+    return f"{text[:at + 1]}{member}, {text[at + 1:]}".encode()
+
+
+@pytest.mark.parametrize("name", JSON)
+@pytest.mark.parametrize(("member", "word"), [
+    ('"zz": NaN', "NaN"), ('"zz": -Infinity', "-Infinity"), (r'"zz": "a\ud83d"', r"\ud83d"), (r'"zz": "\udE00\uD83D"', r"\udE00"),
+    (r'"zz": {"\udfff": 1}', r"\udfff"), (r'"zz": "\u0000"', "NUL"), ('"zz": 1, "zz": 2', "'zz' twice"), (f'"zz": {"9" * 5000}', "digits"),
+    (f'"zz": {"[" * 100_000}{"]" * 100_000}', "nested too deeply"), ('"zz": 01', "not valid JSON"), ("'zz': 1", "not valid JSON"),
+    ('"zz": "a\tb"', "not valid JSON"),
+], ids=["NaN", "infinity", "half a pair", "a pair turned round", "half a pair in a key", "NUL", "twice", "digits", "deep", "zero", "quotes", "tab"])
+def test_json_that_is_not_what_it_seems_is_refused(tmp_path, name, member, word):
+    reader = READERS[name]
+    refused(reader, tmp_path, more(reader, member), word, f":{last_line(reader.clean)}: " if reader.kind == "jsonl" else "")
+
+
+@pytest.mark.parametrize("name", JSON)
+def test_json_that_only_looks_odd_is_taken(tmp_path, name):
+    reader = READERS[name]
+    reader.put(tmp_path)
+    clean = reader.read(tmp_path)
+    for member in (r'"zz": "\ud83d\ude00 \\ud800 \\u0000"', f'"zz": {"[" * 50}{"]" * 50}', '"zz": 1e999', f'"zz": {"9" * 4000}',
+                   '"zz": "\u2028\u0085\U0001f600e\u0301"'):
+        reader.put(tmp_path, more(reader, member))
+        assert reader.read(tmp_path) == clean
+
+
+def test_what_the_program_wrote_itself_may_hold_nan_and_nul(tmp_path):
+    path = tmp_path / "predictions.jsonl"
+    path.write_bytes(lines(r'{"id": "a", "prediction": "\u0000", "logp": [NaN, -Infinity]}'))
+    assert [r["prediction"] for r in answers(path, "mi_eval", "deu")] == ["\0"]
+    path.write_bytes(lines({"id": "a", "prediction": "b"}, r'{"id": "b", "prediction": "\ud800"}'))
+    with pytest.raises(XalignError, match=r"predictions\.jsonl:2: holds half a surrogate pair"):
+        answers(path, "mi_eval", "deu")
+
+
+@pytest.mark.parametrize("name", JSON)
+def test_a_cut_file_and_the_wrong_kind_of_json_are_refused(tmp_path, name):
+    reader = READERS[name]
+    refused(reader, tmp_path, reader.clean[:-9], "not valid JSON")
+    refused(reader, tmp_path, b"3\n")
+    refused(reader, tmp_path, b'"text"\n')
+    refused(reader, tmp_path, b"null\n")
+    refused(reader, tmp_path, b'["a", "b"]\n')
+    if name not in ("alpaca lines", "alpaca array"):  # which may be both
+        rows = [json.loads(line) for line in reader.clean.splitlines()] if reader.kind == "jsonl" else [SQUAD]
+        refused(reader, tmp_path, json.dumps(rows, indent=1).encode())
+        refused(reader, tmp_path, lines(*rows, *rows) if reader.kind == "json" else json.dumps(rows[0], indent=1).encode())
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place in a JSON value."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [at, *(p for key, part in inner for p in places(part, (*at, key)))] if at else [p for key, part in inner
+                                                                                            for p in places(part, (key,))]
+
+
+@pytest.mark.parametrize("name", JSON)
+def test_no_value_of_another_type_gets_past_the_reader_as_an_error_of_ours(tmp_path, name):
+    """Each value of the last record replaced by one of every other type, and left out: refused by file, or read."""
+    reader = READERS[name]
+    rows = [json.loads(line) for line in reader.clean.splitlines()] if reader.kind == "jsonl" else json.loads(reader.clean)
+    root = rows[-1] if isinstance(rows, list) else rows
+    refusals = 0
+    for place in places(root):
+        for value in (None, 5, -1, 1.5, True, "", "  ", "text", [], ["a"], {}, {"a": 1}, [[]], [None], ...):
+            changed = json.loads(json.dumps(rows))
+            holder = changed[-1] if isinstance(rows, list) else changed
+            for key in place[:-1]:
+                holder = holder[key]
+            if value is ...:
+                del holder[place[-1]]
+            else:
+                holder[place[-1]] = value
+            path = reader.put(tmp_path, lines(*changed) if reader.kind == "jsonl" else json.dumps(changed).encode())
+            try:
+                found = reader.read(tmp_path)
+                assert all_text(found), (place, value)
+            except XalignError as e:
+                refusals += 1
+                assert path.name in str(e) and len(str(e)) < 700, (place, value, str(e))
+                assert reader.kind == "json" or f"{path}:{len(rows)}: " in str(e), (place, value, str(e))
+    assert refusals >= 8
+
+
+def all_text(found: Any) -> bool:
+    """No prompt, option or reference that a tokenizer would choke on."""
+    if isinstance(found, (tuple, list)):
+        return all(all_text(x) for x in found)
+    if isinstance(found, (str, int, dict)):
+        return True
+    texts = [getattr(found, k) for k in ("prompt", "response", "text", "question") if hasattr(found, k)]
+    return all(isinstance(t, str) for t in [*texts, *getattr(found, "options", ()), *getattr(found, "references", ())])
