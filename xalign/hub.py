@@ -38,6 +38,9 @@ def hub_stage(name: str, revision: str = "main", code: bool = False) -> Stage:
             for file in files:
                 if escapes(file):
                     raise XalignError(f"{name}@{revision}: its file {file!r} would be written outside its folder; do not use this model")
+            for file in _damaged(folder, files):  # the client takes a file that an earlier run has finished as it is
+                notice(f"{name}@{revision}: {file} is not as the hub has it; fetching it again")
+                (folder / file).unlink()
             snapshot_download(name, revision=info.sha, local_dir=str(folder), allow_patterns=list(wanted))
         except XalignError:
             raise
@@ -47,17 +50,15 @@ def hub_stage(name: str, revision: str = "main", code: bool = False) -> Stage:
             raise XalignError(_message(name, revision, e)) from None
         except Exception as e:  # the hub's client raises errors of several HTTP libraries
             raise XalignError(_message(name, revision, e)) from None
-        shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's notes, which would be taken for proof that a file is whole
-        for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".spent")):
-            file = path.relative_to(folder).as_posix()
-            if file not in files:  # of a branch's earlier commit, where a download was killed
-                path.unlink()
-            elif wrong := _differs(path, files[file]):
-                path.unlink()
-                raise XalignError(f"{name}@{revision}: {file} came damaged ({wrong}) and is removed; repeat the command to fetch it again")
-        absent = sorted(set(files) - {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()})
-        if absent:
+        for file, wrong in _damaged(folder, files).items():
+            (folder / file).unlink()
+            raise XalignError(f"{name}@{revision}: {file} came damaged ({wrong}) and is removed; repeat the command to fetch it again")
+        if absent := sorted(file for file in files if not (folder / file).is_file()):
             raise XalignError(f"{name}@{revision}: {absent[0]} did not come; repeat the command to fetch it again")
+        shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's notes
+        for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".spent")):
+            if path.relative_to(folder).as_posix() not in files:  # of a branch's earlier commit, where a download was killed
+                path.unlink()
         if not list(folder.glob("*.safetensors")):
             raise XalignError(f"{name}@{revision}: has no safetensors weights; choose another revision, "
                               "or convert it and name the folder")
@@ -73,6 +74,12 @@ def escapes(name: str) -> bool:
     """True for the name of an archive's or repository's file that would not stay in the folder it is written to."""
     inner = PurePosixPath(name)
     return inner.is_absolute() or ".." in inner.parts or not inner.parts or bool(re.search(r"[\\\0]|^[A-Za-z]:", name))
+
+
+def _damaged(folder: Path, files: Mapping[str, Any]) -> dict[str, str]:
+    """Those of `files` that are there and differ from what the hub says of them, and how."""
+    there = {file: folder / file for file in files if (folder / file).is_file()}
+    return {file: wrong for file, path in there.items() if (wrong := _differs(path, files[file]))}
 
 
 def _differs(path: Path, told: Any) -> str:

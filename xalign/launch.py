@@ -152,8 +152,8 @@ def launch(sweep: Sweep, jobs: Sequence[Job], main: DictConfig, loader: Any) -> 
     try:
         launcher = Plugins.instance().instantiate_launcher(HydraContext(config_loader=loader, callbacks=Callbacks()), job, main)
     except Exception as e:  # of many types: no plugin's class, a value that it does not take
-        raise XalignError(f"hydra/launcher={name}: Hydra cannot make it ({type(e).__name__}: {e}); set no hydra.launcher._target_, and only keys "
-                          "that the launcher has") from None
+        raise XalignError(f"hydra/launcher={name}: Hydra cannot make it ({type(e).__name__}: {e}); leave hydra.launcher._target_ as it is, "
+                          "and set only keys that the launcher has") from None
     if "submitit" in main.hydra.launcher._target_:
         how = f"write to {sweep.folder / '.submitit'}"
     else:

@@ -1,6 +1,7 @@
 """A run's files, read, and its rows gathered by metric: what the tables and the model card are made of. No torch."""
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 from xalign.analysis.significance import holm
 from xalign.config import XalignError
 from xalign.data.examples import read_jsonl
-from xalign.runfiles import FACTS, check, read_facts
+from xalign.runfiles import AGAIN, FACTS, check, read_facts
 from xalign.tables import MISSING, is_number, with_error
 
 Row = Mapping[str, Any]
@@ -49,7 +50,12 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     for number_, row in enumerate(read_jsonl(path), 1):
         lacking = [key for key in REQUIRED if key not in row]
         if lacking:
-            raise XalignError(f"{path}: row {number_} has no '{lacking[0]}'; repeat the run's command to write it again")
+            raise XalignError(f"{path}: row {number_} has no '{lacking[0]}'; {AGAIN}")
+        value, n = row["value"], row["n"]
+        if value is not None and not (is_number(value) and math.isfinite(value)):
+            raise XalignError(f"{path}: row {number_} has value={value!r:.40}, which is no number; {AGAIN}")
+        if not isinstance(n, int) or isinstance(n, bool):
+            raise XalignError(f"{path}: row {number_} has n={n!r:.40}, which is no whole number; {AGAIN}")
         rows.append(row)
     if not rows:
         raise XalignError(f"{path}: is empty; repeat the run's command")

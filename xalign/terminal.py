@@ -89,11 +89,27 @@ def reading(work: Callable[[], None]) -> int:
     except BrokenPipeError:  # the reader (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except KeyboardInterrupt:
+        fail("interrupted")
+        return 130
     except XalignError as e:
         fail(str(e))
     except OSError as e:
         fail(f"{e.filename or 'output'}: {e.strerror}")
+    except Exception as e:
+        return unforeseen(e)
     return 2
+
+
+def unforeseen(e: Exception) -> int:
+    """A bug of ours: the user gets a line, we get the traceback; returns the exit code."""
+    log = Path("xalign-error.log")
+    with contextlib.suppress(OSError):
+        log.write_text(hide("".join(traceback.format_exception(e))), encoding="utf-8")
+    if os.environ.get("XALIGN_DEBUG"):
+        traceback.print_exception(e)
+    fail(f"unexpected {type(e).__name__}: {e} (traceback in {log}; please report it)")
+    return 1
 
 
 def mendable(e: BaseException) -> XalignError | None:
@@ -132,10 +148,4 @@ def guarded(work: Callable[[], Any]) -> int:
         if known := mendable(e):
             fail(str(known))
             return 2
-        log = Path("xalign-error.log")  # the user gets a line, we get the traceback
-        with contextlib.suppress(OSError):
-            log.write_text(hide(traceback.format_exc()), encoding="utf-8")
-        if os.environ.get("XALIGN_DEBUG"):
-            traceback.print_exc()
-        fail(f"unexpected {type(e).__name__}: {e} (traceback in {log}; please report it)")
-        return 1
+        return unforeseen(e)

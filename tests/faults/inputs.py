@@ -23,6 +23,7 @@ class Case:
         files: written into the folder first; a callable gets the path and writes it itself.
         heavy: False: the answer must come without torch.
         server: answers every request of a real local HTTP server.
+        long: not run by default (``-m long``).
     """
 
     name: str
@@ -32,6 +33,7 @@ class Case:
     heavy: bool = False
     env: dict[str, str] = field(default_factory=dict)
     server: Callable[[BaseHTTPRequestHandler], None] | None = None
+    long: bool = False
 
     def write(self, folder: Path) -> None:
         """Write `files` into `folder`."""

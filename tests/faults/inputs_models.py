@@ -51,7 +51,8 @@ EVERY = [
          files=folder(model_type="bert", architectures=["BertModel"])),
     case("a classifier as causal model", "LlamaForSequenceClassification", "another head",
          files=folder(architectures=["LlamaForSequenceClassification"])),
-    case("an encoder-decoder as causal model", "is a t5 model", "name a causal model", files=folder(model_type="t5", is_encoder_decoder=True)),
+    case("an encoder-decoder as causal model", "is a t5 model", "name a causal model",
+         files=folder(model_type="t5", is_encoder_decoder=True)),
     case("a causal model as encoder", "is a llama model, not an encoder", "backbone=hf", files=folder(), argv=("backbone=xlmr",)),
     case("no tokenizer", "no tokenizer in this folder", "tokenizer.json",
          files=folder(more={"tokenizer.json": None, "tokenizer_config.json": None})),
@@ -81,6 +82,23 @@ EVERY = [
     case("a hub id with a space", "no hub id", "meta-llama", files={}, model="my model"),
     case("a hub id that climbs", "no hub id", files={}, model="a..b/c"),
 ]
+SEQ2SEQ = {"model_type": "m2m_100", "architectures": ["M2M100ForConditionalGeneration"], "is_encoder_decoder": True}
+
+
+def translator(name: str, *words: str, files: dict[str, Content], model: str = "m") -> Case:
+    return Case(f"translator: {name}", ["lang=fin", "translator=nllb", f"translator.name='{model}'"], (f"translator.name={model}", *words),
+                files)
+
+
+TRANSLATORS = [
+    translator("a causal model", "is a llama model, no encoder-decoder", "NLLB-200", files=folder()),
+    translator("weights as pytorch_model.bin", "pytorch_model.bin", "not opened", files=folder({"pytorch_model.bin": PICKLE}, **SEQ2SEQ)),
+    translator("weights cut short", "no intact safetensors file", files=folder({"model.safetensors": WEIGHTS[:-1]}, **SEQ2SEQ)),
+    translator("an index that leaves the folder", "names '../x.safetensors'",
+               files=folder(index(a__weight="../x.safetensors"), **SEQ2SEQ) | {"x.safetensors": WEIGHTS}),
+    translator("a file", "is a file", files={"m.gguf": b"GGUF"}, model="m.gguf"),
+    translator("no such folder", "no such folder", files={}, model="./nowhere"),
+]
 SHOWN = ("config.json cut short", "an encoder as causal model", "no tokenizer", "weights as pytorch_model.bin", "a GGUF file",
          "weights cut short", "an index that leaves the folder", "an adapter", "a hub id with a space")
-CASES = [c for c in EVERY if c.name in SHOWN]
+CASES = [*(c for c in EVERY if c.name in SHOWN), TRANSLATORS[0]]

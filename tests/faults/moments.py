@@ -22,6 +22,23 @@ WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 Moment = tuple[str, str, int]  # (what, where, how often it happened before in this process; of a file added to, its size)
 
 
+def warm() -> None:
+    """Import what every run imports, once before the forks."""
+    import hydra  # noqa: F401
+    import scipy.optimize  # noqa: F401
+    import sympy  # noqa: F401
+    from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: F401
+
+    import xalign.data.lab
+    import xalign.metrics.offtarget
+    import xalign.pipeline
+    import xalign.report.run
+    import xalign.tasks.evaluate  # noqa: F401
+    from xalign.training.engine import load_deepspeed
+
+    load_deepspeed()
+
+
 def watch(roots: Sequence[Path], told: Callable[[Moment, str], None]) -> None:
     """From now on call `told` with every change below `roots`, just before it happens, and with the file's path."""
     seen: Counter[tuple[str, str]] = Counter()

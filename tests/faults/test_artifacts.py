@@ -335,25 +335,37 @@ def kinds(folder: Path) -> dict[str, Path]:
     return found
 
 
-def healed(whole: tuple[Path, dict[str, bytes]], argv: list[str], path: Path, damage: str, seed: int = 0) -> str:
-    """Damage one file, repeat the command: all is as it was. Returns what the command printed."""
-    folder, expected = whole
+def damaged(path: Path, damage: str, seed: int = 0) -> None:
+    """Flip one bit of a file, or cut it, at a place drawn by its name."""
     content, rng = path.read_bytes(), random.Random(f"{path.name} {seed}")
     place = rng.randrange(len(content))
     path.write_bytes(content[:place] if damage == "cut" else content[:place] + bytes([content[place] ^ 1 << rng.randrange(8)])
                      + content[place + 1:])
+
+
+def healed(whole: tuple[Path, dict[str, bytes]], argv: list[str]) -> str:
+    """Repeat the command: all is as it was. Returns what was printed."""
+    folder, expected = whole
     done = forked(argv, folder)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "finished earlier" not in done.stdout and results_of(folder) == expected
-    again = forked(argv, folder)
-    assert again.returncode == 0 and "finished earlier" in again.stdout
     return " ".join(done.stdout.split())
 
 
-@pytest.mark.parametrize(("kind", "damage"), [("run predictions choice.jsonl", "flip"), ("cache translate examples.jsonl", "cut")])
-def test_repeating_the_command_makes_a_damaged_run_whole(whole, argv, kind, damage):
-    said = healed(whole, argv, kinds(whole[0])[kind], damage)
-    assert ("making it again" in said) is kind.startswith("cache")
+def test_repeating_the_command_makes_a_damaged_run_whole(whole, argv):
+    damaged(kinds(whole[0])["run predictions choice.jsonl"], "flip")
+    assert "making it again" not in healed(whole, argv)
+    again = forked(argv, whole[0])
+    assert again.returncode == 0 and "finished earlier" in again.stdout, again.stderr
+
+
+def test_repeating_the_command_makes_everything_whole_at_once(whole, argv):
+    found = {kind: path for kind, path in kinds(whole[0]).items() if path.stat().st_size}
+    assert len(found) > 45
+    for i, path in enumerate(found.values()):
+        damaged(path, "cut" if i % 2 else "flip")
+    said = healed(whole, argv)
+    assert said.count("making it again") >= len({kind.split()[1] for kind in found if kind.startswith("cache")})
 
 
 @pytest.mark.long
@@ -363,7 +375,8 @@ def test_every_kind_of_file_of_a_run_and_its_cache_is_made_again(whole, argv, da
     found = [kind for kind, path in sorted(kinds(whole[0]).items()) if path.stat().st_size]
     assert len(found) > 45
     for kind in found[part::5]:
-        healed(whole, argv, kinds(whole[0])[kind], damage, seed=1)
+        damaged(kinds(whole[0])[kind], damage, seed=1)
+        assert ("making it again" in healed(whole, argv)) is kind.startswith("cache"), kind
 
 
 @pytest.mark.long
@@ -376,7 +389,8 @@ def test_weights_that_run_and_cache_share_are_made_again_for_both(whole, argv, s
     assert forked(argv, folder).returncode == 0
     weights, artifact = run / "model" / "model.safetensors", next((folder / "cache" / "train").glob("*/model.safetensors"))
     assert weights.samefile(artifact) is shared
-    assert ("making it again" in healed(whole, argv, weights, "flip")) is shared
+    damaged(weights, "flip")
+    assert ("making it again" in healed(whole, argv)) is shared
 
 
 def test_commands_that_read_a_run_refuse_it_by_the_damaged_file(whole):

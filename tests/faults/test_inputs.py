@@ -43,7 +43,11 @@ def stamps(folder: Path) -> dict[Path, tuple[int, int]]:
     return {p: (p.stat().st_size, p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file() and not p.is_symlink()}
 
 
-@pytest.mark.parametrize("case", CASES, ids=[c.name for c in CASES])
+def table(cases: list[Case]) -> list:
+    return [pytest.param(c, id=c.name, marks=pytest.mark.long if c.long else ()) for c in cases]
+
+
+@pytest.mark.parametrize("case", table(CASES))
 def test_a_wrong_input_is_one_line_and_nothing_is_lost(case, tmp_path, cache, parallel_files):
     (tmp_path / "runs" / "earlier").mkdir(parents=True)
     for name in ("rows.jsonl", "run.json"):
@@ -63,7 +67,7 @@ def test_a_wrong_input_is_one_line_and_nothing_is_lost(case, tmp_path, cache, pa
             and p.is_relative_to(tmp_path)] == []
 
 
-@pytest.mark.parametrize("case", ACCEPTED, ids=[c.name for c in ACCEPTED])
+@pytest.mark.parametrize("case", table(ACCEPTED))
 def test_an_unusual_but_right_input_is_taken(case, tmp_path, cache, parallel_files):
     case.write(tmp_path)
     done, words = answer(case, tmp_path, cache, parallel_files)
@@ -72,4 +76,5 @@ def test_an_unusual_but_right_input_is_taken(case, tmp_path, cache, parallel_fil
 
 
 def test_the_table_is_full():
-    assert len({c.name for c in CASES + ACCEPTED}) == len(CASES + ACCEPTED)
+    names = [c.name for c in CASES + ACCEPTED]
+    assert len(CASES) >= 300 and len(set(names)) == len(names), [n for n in names if names.count(n) > 1]

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
@@ -18,12 +19,13 @@ torch = pytest.importorskip("torch")
 
 from conftest import TINY  # noqa: E402
 from faultkit import forked  # noqa: E402
-from moments import Moment, damaged, draw, dying, kind_of, listed, read, remains, stage_of  # noqa: E402
+from moments import Moment, damaged, draw, dying, kind_of, listed, read, remains, stage_of, warm  # noqa: E402
 from test_sweeps import start, wait_for  # noqa: E402
 
 from xalign.tasks.base import Evaluation  # noqa: E402
 from xalign.tasks.ranking import CHUNK, Question, rank_options  # noqa: E402
 
+EVALUATES = ["mode=evaluate", "lang=fin", *TINY, "task.open_items=0", "task.phrases=0"]
 TORN = (0, 1, 30, 700)  # bytes after which a write is cut off
 TRAINS = ["lang=fin", "trainer.checkpoint_every=1e-9"]
 RUNS = {
@@ -39,12 +41,7 @@ RUNS = {
 @pytest.fixture(scope="module", autouse=True)
 def loaded() -> None:
     """What every run imports is imported once, before the forks."""
-    import hydra  # noqa: F401
-    import transformers  # noqa: F401
-
-    from xalign.training.engine import load_deepspeed
-
-    load_deepspeed()
+    warm()
 
 
 def given(run: str, parallel_files: Path) -> list[str]:
@@ -124,7 +121,7 @@ def test_killed_by_the_clock(tmp_path: Path, parallel_files: Path) -> None:
 
 def test_a_run_that_is_written_again_is_not_finished_before_it_is(tmp_path: Path, parallel_files: Path) -> None:
     """Its cache was deleted; killed between two of the run's files, it must not pass for the run of the last time."""
-    argv = [*TINY, "mode=evaluate", "lang=fin", "task.open_items=0", "task.phrases=0", f"parallel.path={parallel_files}", "cache=cache"]
+    argv = [*EVALUATES, f"parallel.path={parallel_files}", "cache=cache"]
     moments = undisturbed(argv, tmp_path / "a")
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     shutil.rmtree(tmp_path / "b" / "cache")
@@ -164,57 +161,54 @@ def test_texts_are_read_together_as_if_nothing_had_happened(tmp_path: Path, kept
 
 # what a killed process leaves running
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_a_run_with_one_line(tmp_path: Path, parallel_files: Path, number: signal.Signals) -> None:
-    """A cluster's time limit, a closed terminal: as Ctrl-C, and the repeated command goes on."""
-    argv = ["method=sft", "lang=fin", *TINY, "trainer.max_steps=0", "trainer.epochs=3000", f"parallel.path={parallel_files}", "cache=cache"]
-
-    def later() -> None:
-        if not os.fork():  # nobody's child that sends the signal once the training writes its log
-            while not list((tmp_path / "cache").glob("train/*.partial/log.jsonl")):
+def sends(number: int, times: int, sign: str) -> Callable[[], None]:
+    """For `faultkit.forked`: another process sends the run a signal so many times, once a file like `sign` is there."""
+    def before() -> None:
+        run = os.getpid()
+        if not os.fork():
+            for _ in range(2000):
+                if list(Path().glob(sign)):
+                    break
                 time.sleep(0.02)
-            for _ in range(3):  # a cluster sends it to each process of a job, and again
-                os.kill(parent, number)
+            for _ in range(times):
+                with suppress(ProcessLookupError):
+                    os.kill(run, number)
+                time.sleep(0.005)
             os._exit(0)
 
-    def before() -> None:
-        nonlocal parent
-        parent = os.getpid()
-        later()
+    return before
 
-    parent = 0
-    done = forked(argv, tmp_path, before=before)
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_run_with_one_line(tmp_path: Path, parallel_files: Path, number: signal.Signals) -> None:
+    """A cluster's time limit, a closed terminal: as Ctrl-C, and the repeated command goes on. A cluster sends it more than once."""
+    argv = [*EVALUATES, "task.choice_items=0", f"parallel.path={parallel_files}", "cache=cache"]
+    done = forked(argv, tmp_path, before=sends(number, 3, "cache/predict/*.partial/predictions.*"))
     assert done.returncode == 128 + number, done.stderr[-2000:]
-    lines = [line for line in done.stderr.splitlines() if "xalign: " in line]
-    assert lines[-1].endswith(f"xalign: stopped by {number.name}; finished stages are kept, repeat the command to continue"), lines
-    assert len(lines) == 1 and "Traceback" not in done.stderr
-    note = json.loads(next((tmp_path / "cache").glob("train/*.partial/.spent")).read_text())
-    assert note["running"] is False  # it had time to say what it has spent
+    (line,) = [line for line in done.stderr.splitlines() if "xalign: " in line]
+    assert line == f"xalign: stopped by {number.name}; finished stages are kept, repeat the command to continue"
+    assert "Traceback" not in done.stdout + done.stderr
+    (note,) = (tmp_path / "cache").glob("predict/*.partial/.spent")
+    assert json.loads(note.read_text())["running"] is False  # it had the time to say what it has spent
 
 
 def test_nohup_stays_deaf_to_a_closed_terminal(tmp_path: Path, parallel_files: Path) -> None:
     def before() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        os.register_at_fork()
-        pid = os.getpid()
-        if not os.fork():
-            for _ in range(40):
-                time.sleep(0.05)
-                os.kill(pid, signal.SIGHUP)
-            os._exit(0)
+        sends(signal.SIGHUP, 3, "cache/predict/*.partial")()
 
-    argv = ["mode=evaluate", "lang=fin", *TINY, "task.open_items=0", "task.phrases=0", f"parallel.path={parallel_files}", "cache=cache"]
-    assert forked(argv, tmp_path, before=before).returncode == 0
+    assert forked([*EVALUATES, f"parallel.path={parallel_files}", "cache=cache"], tmp_path, before=before).returncode == 0
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["mode=evaluate", "lang=fin", *TINY]], ids=["help", "run"])
-def test_output_that_nobody_reads(tmp_path: Path, parallel_files: Path, argv: list[str]) -> None:
+@pytest.mark.parametrize("argv", [["--help"], [*EVALUATES, "plan=true"]], ids=["help", "run"])
+def test_output_that_nobody_reads(tmp_path: Path, argv: list[str]) -> None:
     def before() -> None:
         reads, writes = os.pipe()
         os.close(reads)
         os.dup2(writes, 1)
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
 
-    done = forked([*argv, *([f"parallel.path={parallel_files}", "cache=cache"] if argv[1:] else [])], tmp_path, before=before)
+    done = forked(argv, tmp_path, before=before)
     if argv[1:]:
         assert done.returncode == 128 + signal.SIGPIPE
         assert done.stderr == "xalign: nobody reads the output any more; finished stages are kept, repeat the command to continue\n"
@@ -225,8 +219,8 @@ def test_output_that_nobody_reads(tmp_path: Path, parallel_files: Path, argv: li
 @pytest.mark.long
 def test_a_sweep_whose_head_is_killed_leaves_no_lock_and_loses_nothing(tmp_path: Path, parallel_files: Path) -> None:
     """Its joblib job lives on, alone; the repeated command takes the sweep's lock, waits for that job, and does the rest."""
-    argv = ["-m", "method=sft", "seed=0,1", "lang=fin", *TINY, "trainer.max_steps=0", "trainer.epochs=40", f"parallel.path={parallel_files}",
-            "cache=cache", "hydra/launcher=joblib", "hydra.launcher.n_jobs=1"]
+    argv = ["-m", "method=sft", "seed=0,1", "lang=fin", *TINY, "trainer.max_steps=0", "trainer.epochs=40", "cache=cache",
+            f"parallel.path={parallel_files}", "hydra/launcher=joblib", "hydra.launcher.n_jobs=1"]
     process = start(*argv, cwd=tmp_path)
     wait_for(lambda: list((tmp_path / "cache").glob("train/*.partial/log.jsonl")), process)
     process.kill()

@@ -17,6 +17,7 @@ from xalign.backbones.load import load_backbone
 from xalign.backbones.node import HubBackbone, HubEncoder, Tiny, TinyEncoder
 from xalign.cache import Cache
 from xalign.config import XalignError
+from xalign.translators.nllb import NLLB, Transformers
 
 RUN = SimpleNamespace(seed=0)
 WEIGHTS = "model.safetensors"
@@ -65,6 +66,17 @@ def test_refused_before_anything_is_computed(case, tmp_path, monkeypatch):
     if Path(name).is_dir():  # as a download of the hub, which no node has checked
         with pytest.raises(XalignError):
             load_backbone(Path(name), node)
+    assert not Path("it-ran").exists()
+
+
+@pytest.mark.parametrize("case", inputs_models.TRANSLATORS, ids=[c.name for c in inputs_models.TRANSLATORS])
+def test_a_translator_is_refused_before_anything_is_computed(case, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    case.write(tmp_path)
+    name = case.argv[-1].partition("=")[2].strip("'")
+    with pytest.raises(XalignError) as caught:
+        NLLB(name=name).check_run(RUN)
+    assert [w for w in case.words if w not in str(caught.value)] == [], str(caught.value)
     assert not Path("it-ran").exists()
 
 
@@ -134,7 +146,7 @@ BUILT: dict[str, tuple[Callable[[Path], object], str]] = {
 ENCODERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a vision model": (of_config(model_type="vit", architectures=["ViTModel"]), "can open|lack"),
     "a weight is missing": (of_weights(lambda t: t.pop("encoder.layer.0.output.dense.weight")), "lack encoder.layer.0.output.dense.weight"),
-    "a weight that is not a number": (of_weights(lambda t: t["embeddings.LayerNorm.bias"].fill_(float("nan"))), "embeddings.LayerNorm.bias"),
+    "a weight that is not a number": (of_weights(lambda t: t["embeddings.LayerNorm.bias"].fill_(float("nan"))), "LayerNorm.bias holds"),
     "token types of another model": (of_config(type_vocab_size=1), SHAPE),
     "a layer too few in config.json": (of_config(num_hidden_layers=1), r"hold encoder.layer.1.*no layer"),
     "fewer embeddings than tokens": (lambda f: small_table(f, "embeddings.word_embeddings.weight"), "its embeddings only 100"),
@@ -174,7 +186,8 @@ def test_every_byte_of_the_header_matters(intact, tmp_path):
     assert refused > len(places) // 2
 
 
-def test_what_is_unusual_but_whole_is_opened(intact, tmp_path):
+def test_what_is_unusual_but_whole_is_opened(intact, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     folder, wanted = tmp_path / "m", use(intact["causal"], "causal")
     shutil.copytree(intact["causal"], folder)
     tensors = load_file(folder / WEIGHTS)
@@ -184,11 +197,10 @@ def test_what_is_unusual_but_whole_is_opened(intact, tmp_path):
     for part in set(where.values()):
         save_file({n: t for n, t in tensors.items() if where[n] == part}, folder / part, metadata={"format": "pt"})
     (folder / f"{WEIGHTS}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
-    os.mkdir(folder / "original")  # other files beside safetensors are nobody's business, and stay closed
+    # other files beside safetensors stay closed
     (folder / "pytorch_model.bin").write_bytes(inputs_models.PICKLE)
     assert use(folder, "causal") == wanted
-    change_pad = json.loads((folder / "tokenizer_config.json").read_text())
-    (folder / "tokenizer_config.json").write_text(json.dumps({**change_pad, "pad_token": "<pad beyond the table>"}))
+    edit(folder, "tokenizer_config.json", pad_token="<pad beyond the table>")
     assert use(folder, "causal") == wanted
     assert not Path("it-ran").exists()
 
@@ -229,3 +241,45 @@ def test_a_file_that_must_not_be_read(intact, tmp_path):
     (folder / WEIGHTS).chmod(0)
     with pytest.raises(XalignError, match=f"backbone.name={folder}: {WEIGHTS} cannot be read .*access rights"):
         use(folder, "causal")
+
+
+@pytest.fixture(scope="module")
+def nllb(intact, tmp_path_factory):
+    """A random model of NLLB's kind, with a tokenizer of another."""
+    from transformers import M2M100Config, M2M100ForConditionalGeneration
+
+    folder = tmp_path_factory.mktemp("nllb")
+    sizes = {f"{side}_{name}": 1 for side in ("encoder", "decoder") for name in ("layers", "attention_heads")}
+    M2M100ForConditionalGeneration(M2M100Config(vocab_size=300, d_model=16, encoder_ffn_dim=16, decoder_ffn_dim=16,
+                                                max_position_embeddings=32, **sizes)).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(intact["causal"] / name, folder)
+    return folder
+
+
+TRANSLATED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a weight is missing": (of_weights(lambda t: t.pop("model.encoder.layers.0.fc1.weight")), "lack model.encoder.layers.0.fc1.weight"),
+    "sizes of another model": (of_config(encoder_ffn_dim=32), SHAPE),
+    "a weight that is not a number": (of_weights(lambda t: t["model.decoder.layers.0.fc2.bias"].fill_(float("nan"))), "fc2.bias holds"),
+    "code of its own": (lambda f: (edit(f, "config.json", model_type="own", auto_map={"AutoConfig": "own.C"}),
+                                   (f / "own.py").write_text("from pathlib import Path\nPath('it-ran').touch()\n")), "custom code"),
+    "a tokenizer's code": (lambda f: (edit(f, "tokenizer_config.json", tokenizer_class="Own", auto_map={"AutoTokenizer": ["own.C", None]}),
+                                      (f / "own.py").write_text("from pathlib import Path\nPath('it-ran').touch()\n")), "does not know eng_Latn"),
+    "a tokenizer without languages": (lambda f: None, "does not know eng_Latn; use an NLLB-200 checkpoint"),
+}
+
+
+@pytest.mark.parametrize("name", TRANSLATED)
+def test_a_translator_is_refused_when_it_is_built(name, nllb, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", None)  # transformers would ask there whether to run the code
+    folder = tmp_path / "m"
+    shutil.copytree(nllb, folder)
+    work, match = TRANSLATED[name]
+    work(folder)
+    with pytest.raises(XalignError, match=match) as caught:
+        if "tokenizer" not in name:
+            Transformers(folder, None, "fin", 1, 8, "cpu")
+        else:
+            next(NLLB(name=str(folder)).batches(folder, ["A lamp."], "eng", "fin"))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 650 and not Path("it-ran").exists()

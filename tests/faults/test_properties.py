@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import unicodedata
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from properties import TEXTS, holds
 
 from xalign.cache import Stage, digest_of
-from xalign.data.codeswitch import _edges, boundary, code_switch, read_dictionary, read_muse, switch_questions
+from xalign.data.codeswitch import _edges, code_switch, read_dictionary, read_muse, switch_questions
 from xalign.data.examples import Example, read_examples, read_jsonl, write_jsonl
 from xalign.data.filters import RULES, SIDES, Filters, count_words
 from xalign.data.packing import IGNORED, Row, common_prefix, deal, pack, pad, plan_steps, split_groups
@@ -77,8 +78,8 @@ def test_putting_the_terms_back_gives_the_text(terms, text, spaced, p):
 def test_without_spaces_no_latin_word_number_or_grapheme_is_cut(text, terms):
     got = code_switch(text, {t: ("\uE000" * len(t),) for t in terms}, 1.0, Random(0), spaced=False)
     assert len(got) == len(text)
-    edges = [i for i in range(1, len(got)) if (got[i] == "\uE000") != (got[i - 1] == "\uE000")]
-    assert all(boundary(text, i) for i in edges)
+    for i in (i for i in range(1, len(got)) if (got[i] == "\uE000") != (got[i - 1] == "\uE000")):
+        assert not (text[i - 1] in "ab1" and text[i] in "ab1") and not unicodedata.combining(text[i]) and text[i] not in "ำ่\u0301"[1:]
 
 
 @holds(80, case=SWITCHED, spaced=st.booleans())
@@ -248,6 +249,8 @@ def test_filters_take_away_and_count_what_they_take(cases, lang, langid):
         assert count["translated"] == there == count["kept"] + sum(count["dropped"].values())
         assert count["kept"] == sum(r[side] is not None for r in out)
         assert Counter(r["failed"][side] for r in out if r["failed"].get(side) in RULES) == Counter(count["dropped"])
+        assert all(count_words(r[side], lang) <= 20 for r in out if r[side] is not None)
+        assert all(count_words(r[side], lang) > 20 for r, new in zip(records, out, strict=True) if new["failed"].get(side) == "words")
     assert all("failed" in r and r["failed"] != "x" for r in records)
 
 

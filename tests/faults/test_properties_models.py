@@ -4,6 +4,7 @@ from __future__ import annotations
 import tempfile
 from functools import lru_cache
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -29,7 +30,11 @@ def backbone(kind: str):
     encoder = kind in ("similarity", "cross")
     with tempfile.TemporaryDirectory() as d:
         (make_tiny_encoder if encoder else make_tiny)(Path(d), width=32, layers=2, vocab=600, seed=3)
-        return load_backbone(Path(d), TinyEncoder(head=kind, max_length=64) if encoder else Tiny(template=kind))
+        found = load_backbone(Path(d), TinyEncoder(head=kind, max_length=64) if encoder else Tiny(template=kind))
+    for name, weight in found.model.named_parameters():  # fresh weights hardly look at what stands before
+        if "_proj" in name:
+            weight.mul_(12)
+    return found
 
 
 # ---- templates: what stands in a text is text
@@ -143,12 +148,13 @@ def test_every_row_is_read_once_and_behind_what_it_shares(prompts, budget):
     assert sorted(seen) == list(range(len(rows)))
 
 
-@holds(6, rows=st.lists(st.lists(st.integers(3, 500), min_size=1, max_size=30), min_size=1, max_size=7), most=st.integers(1, 12),
-       stop=st.sets(st.integers(3, 599), max_size=150), lines=st.sampled_from((2, 3, 100)))
-def test_answers_do_not_depend_on_who_is_answered_beside_them(rows, most, stop, lines):
+@holds(6, seed=st.integers(0, 10**6), most=st.integers(3, 12), lines=st.sampled_from((2, 3, 100)))
+def test_answers_do_not_depend_on_who_is_answered_beside_them(seed, most, lines):
     from xalign.backbones import decoding
 
-    model = backbone("chat").model
+    model, draw = backbone("chat").model, Random(seed)
+    rows = [[draw.randrange(3, 500) for _ in range(draw.randint(1, 30))] for _ in range(7)]
+    stop = set(draw.sample(range(3, 600), 150))  # some answers end early, and others take their places
     kept, decoding.BATCH_TOKENS = decoding.BATCH_TOKENS, lines * 42
     try:
         together = dict(decoding.decode(model, rows, most, stop))

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from xalign.analysis.recover import read_published
 from xalign.analysis.allocation import read_laws
 from xalign.backbones.node import Tiny
+from xalign.cache import Cache
 from xalign.config import XalignError
 from xalign.data.alpaca import AlpacaData
 from xalign.data.codeswitch import Dictionary, read_muse
@@ -361,3 +363,131 @@ def all_text(found: Any) -> bool:
         return True
     texts = [getattr(found, k) for k in ("prompt", "response", "text", "question") if hasattr(found, k)]
     return all(isinstance(t, str) for t in [*texts, *getattr(found, "options", ()), *getattr(found, "references", ())])
+
+
+@pytest.mark.parametrize(("name", "row", "words"), [
+    ("alpaca lines", {"instruction": "a"}, ("has no 'output'", "Alpaca records have")),
+    ("alpaca lines", {"instruction": "a", "input": None, "output": "b"}, ("'input' must be text, found null", "write it in quotes")),
+    ("alpaca lines", {"instruction": " ", "output": "b"}, ("'instruction' is empty", "remove the record")),
+    ("belebele", {**QUESTION, "correct_answer_num": 0}, ("correct_answer_num=0", "must be 1, 2, 3 or 4")),
+    ("belebele", {**QUESTION, "correct_answer_num": "5"}, ("correct_answer_num=5", "official file")),
+    ("belebele", {**QUESTION, "correct_answer_num": 1.0}, ("correct_answer_num=1.0",)),
+    ("belebele", {k: v for k, v in QUESTION.items() if k != "correct_answer_num"}, ("correct_answer_num=None",)),
+    ("belebele", {k: v for k, v in QUESTION.items() if k != "mc_answer4"}, ("'mc_answer4' is missing or empty",)),
+    ("belebele", {**QUESTION, "flores_passage": ["a"]}, ("'flores_passage' must be text, found a list",)),
+    ("xcopa", {**PREMISE, "label": 2}, ("label=2: must be 0 or 1",)),
+    ("xcopa", {**PREMISE, "label": -1}, ("label=-1: must be 0 or 1",)),
+    ("xcopa", {**PREMISE, "label": None}, ("label=None: must be 0 or 1",)),
+    ("xcopa", {**PREMISE, "idx": 7}, ("idx=7: occurs a second time", "official file")),
+    ("xcopa", {**PREMISE, "idx": None}, ("'idx' must be text or a whole number, found null",)),
+    ("mkqa", MKQA, ("example_id=5: is here a second time", "official file")),
+    ("mkqa", {**MKQA, "example_id": [5]}, ("'example_id' must be text or a whole number, found a list",)),
+    ("mkqa", {**MKQA, "answers": {"de": [{"type": "date", "text": ["9"]}]}}, ("answers.de: needs a text", "official file")),
+    ("mkqa", {**MKQA, "answers": {"de": [{"type": "date", "text": "9", "aliases": "neun"}]}}, ("a list of texts as aliases",)),
+    ("mkqa", {**MKQA, "answers": {"en": MKQA["answers"]["de"]}}, ("'de' is missing",)),
+    ("mi_eval", {"instruction": "Was?", "id": {}}, ("'id' must be text or a whole number, found an object",)),
+    ("mi_eval", {"instruction": "Was?", "lang": "fin"}, ("lang=fin: is not German",)),
+    ("mi_eval", {"instruction": "Was?", "input": 3}, ("'input' must be text, found a number",)),
+    ("xlsum", {**ARTICLE, "text": None}, ("'text' is missing or empty",)),
+])
+def test_a_bad_record_is_named_by_its_line(tmp_path, name, row, words):
+    reader = READERS[name]
+    first = reader.clean.splitlines(keepends=True)[0]
+    refused(reader, tmp_path, first + b"\n" + lines(row), f"{reader.name}:3: ", *words)
+
+
+@pytest.mark.parametrize(("name", "line", "words"), [
+    ("data=xnli", "Er kam.\tEr ging.\tmaybe", ("label 'maybe'", "official file")),
+    ("data=xnli", "Er kam.\tEr ging.", ("has 2 columns",)),
+    ("dictionary", "house;Haus", ("expected 'word TAB translation'", "one pair a line")),
+    ("dictionary", "house\t", ("expected 'word TAB translation'",)),
+    ("dictionary", "\tHaus", ("expected 'word TAB translation'",)),
+    ("dictionary", "# all words of the list", ("expected 'word TAB translation'",)),
+    ("dictionary", "house\tHaus\tnoun", ("expected 'word TAB translation'",)),
+    ("parallel", "Und noch eine.", ("has 4 lines but eng.txt has 3", "aligned")),
+    ("flores", "Und noch eine.", (":4: ends here, but", "one release")),
+    ("ntrex", "", (":4: is empty", "aligned by line")),
+    ("pawsx", "3\t\"Das Haus\tEin Baum .\t2", ("label=2: must be 0 or 1",)),
+    ("pawsx", "2\tDas Haus .\tEin Baum .\t1", ("id=2: occurs a second time",)),
+    ("pawsx", "3\tDas\tHaus .\tEin Baum .\t1", ("has 5 columns", "id, sentence1, sentence2, label")),
+    ("xnli", "de\tneutral\tEs regnet.\tEs ist kalt.", ("has 4 columns",)),
+    ("xnli", "de\tmaybe\tEs regnet.\tEs ist kalt.\t3", ("label 'maybe'",)),
+    ("xnli", "de\tneutral\tEs regnet.\tEs ist kalt.\t2", ("pairID=2: occurs a second time",)),
+    ("xglue nc", "a\tb\tweather", ("category 'weather': must be one of", "official file")),
+    ("xglue wpr", "a\tb\tc\t5", ("relevance label '5': must be one of 0, 1, 2, 3, 4",)),
+    ("xglue ner", "Wien I-CITY", ("must be a word, a space and one of",)),
+    ("xglue pos", "Wien", ("must be a word, a space and one of",)),
+    ("xglue qg", "Und noch eine.", (":4: ends here, but", "aligned by line")),
+])
+def test_a_bad_line_is_named(tmp_path, name, line, words):
+    reader = READERS[name]
+    number = len(reader.clean.splitlines()) + 1
+    refused(reader, tmp_path, reader.clean + lines(line), *words, f":{number}: " if name != "parallel" else "")
+
+
+def test_a_dictionary_of_equal_words_switches_nothing_and_is_refused(tmp_path):
+    refused(READERS["dictionary"], tmp_path, lines("taxi\ttaxi", "radio radio"), "no pair of different words")
+
+
+def test_a_language_that_the_file_lacks_is_named(tmp_path):
+    refused(READERS["xnli"], tmp_path, XNLI.replace(b"\nde\t", b"\nfr\t"), "without a line of language de")
+    refused(READERS["pawsx"], tmp_path, lines("id\tsentence1\tsentence2\tlabel", "1\tNS\tNS\t0"), "holds no question for deu")
+
+
+@pytest.mark.parametrize("name", ["alpaca lines", "data=xnli", "parallel", "dictionary"])
+def test_a_file_edited_after_the_plan_is_not_stored_under_the_old_key(tmp_path, name):
+    reader = READERS[name]
+    path = reader.put(tmp_path)
+    node = {"alpaca lines": AlpacaData, "data=xnli": XnliRows, "parallel": FileParallel, "dictionary": Dictionary}[name](
+        str(path if name in ("alpaca lines", "dictionary") else tmp_path))
+
+    def stage() -> Any:
+        make = getattr(node, "stage", None) or node.questions_stage
+        return make(run_of(), "eng" if name == "alpaca lines" else "deu")
+
+    planned = stage()
+    data = path.read_bytes()
+    path.write_bytes(data.replace("ü".encode(), b"u") if "ü".encode() in data else data.replace(b"ging", b"gang").replace(b"Say", b"Tell"))
+    assert stage().key != planned.key
+    with pytest.raises(XalignError, match=f"{path}: was changed after this run was planned; repeat the command"):
+        Cache(tmp_path / "cache").get(planned)
+    assert not Cache(tmp_path / "cache").has(planned)
+    path.write_bytes(data)
+    assert Cache(tmp_path / "cache").get(planned).receipt["key"] == planned.key
+
+
+@pytest.mark.parametrize("name", ["pawsx", "flores"])
+def test_a_benchmark_edited_after_the_plan_is_not_stored_under_the_old_key(tmp_path, cache, name):
+    from xalign.tasks.evaluate import evaluation
+
+    path = READERS[name].put(tmp_path)
+    node = {"pawsx": PawsXTask, "flores": FloresTask}[name](path=str(tmp_path))
+    run = run_of(node)
+    planned = evaluation(run, run.backbone.weights(run), node, "deu", True)
+    path.write_bytes(path.read_bytes().replace("ü".encode(), b"u"))
+    with pytest.raises(XalignError, match=f"{path}: was changed after this run was planned; repeat the command"):
+        Cache(cache).get(planned)
+    assert not list((cache / "predict").glob(f"{planned.inputs[0].key}*/predictions*"))
+
+
+@pytest.mark.parametrize("name", ["alpaca lines", "parallel", "dictionary", "belebele", "xquad", "xglue pos", "prompts text"])
+def test_a_line_of_10_mb_is_read_in_bounded_time(tmp_path, name):
+    reader = READERS[name]
+    reader.put(tmp_path, inside(reader, b"abcdefghi" * 1_100_000))
+    began = time.process_time()
+    reader.read(tmp_path)
+    assert time.process_time() - began < 10
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_file_of_another_user_is_refused_by_name(tmp_path):
+    path = READERS["alpaca lines"].put(tmp_path)
+    path.chmod(0)
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(0o755)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(XalignError, match=r"data\.path=.*alpaca\.json: is not readable by this user; give the Alpaca file"):
+            AlpacaData(str(path)).check_run(run_of())
+    finally:
+        os.seteuid(0)

@@ -113,12 +113,14 @@ def left(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str], 
     (made.folder / "mi_eval.jsonl").write_text("".join(json.dumps({"instruction": "Say one.", "id": 1, "lang": lang}) + "\n"
                                                        for lang in ("fin", "eng")))
     (made.folder / "theirs.jsonl").write_text(json.dumps({"id": "mi_eval/1", "prediction": "Another answer."}) + "\n")
-    run = ["method=sft", "lang=fin", *[t for t in TINY if not t.startswith(("task", "tracker"))], f"parallel.path={parallel_files}", "task=mi_eval", "task.path=.", "task.max_new_tokens=4",
+    run = ["method=sft", "lang=fin",
+           *[t for t in TINY if not t.startswith(("task", "tracker"))], f"parallel.path={parallel_files}",
+           "task=mi_eval", "task.path=.", "task.max_new_tokens=4",
            f"metric.judge.url={judge}", "metric.judge.model=m", "metric.judge.against=theirs.jsonl"]
     made.command(*run, "tracker=none")
     made.command(*run, "tracker=both", "tracker.comet.artifacts=all")
     folder = str(next(p for p in (made.folder / "runs").iterdir() if p.name.startswith("sft")))
-    made.command("-m", "method=sft", "lang=fin", "backbone=smollm2", "tracker=none", "task.phrases=0", "task.sentences=0", "seed=0,1", code=2)
+    made.command("-m", "method=sft", "lang=fin", "backbone=smollm2", "tracker=none", "task.phrases=0", "task.sentences=0", code=2)
     made.command("push", folder, "user/name", "--dry-run")
     made.command("push", folder, "user/name", code=2)  # the hub's address has a password
     made.command("report", folder, "--html", "r.html", "--csv", "r.csv", "--latex", "r.tex", "--markdown", "r.md")
@@ -150,8 +152,9 @@ def test_no_key_is_left_by_a_sweep_in_other_processes(tmp_path: Path, environmen
 
 
 VALUES = {"a password in an address": "backbone.name=https://user:plantedpassword@host/m",
-          "a key in an address": "'tracker.entity=\"https://host/v1?api_key=plantedpassword\"'",
-          "a token": "tracker.entity=hf_plantedpasswordABCDEFGHIJKLMNOPQRS", "a key of a judge": "metric.judge.model=sk-plantedpassword0123456789",
+          "a key in an address": 'tracker.entity="https://host/v1?api_key=plantedpassword"',
+          "a token": "tracker.entity=hf_plantedpasswordABCDEFGHIJKLMNOPQRS",
+          "a key of a judge": "metric.judge.model=sk-plantedpassword0123456789",
           "what the environment holds": "tracker.project=plantedpassword-x", "in a list": "tracker.tags=[a,sk-plantedpassword0123456789]",
           "by name of its variable": "tracker.project=${oc.env:MY_SERVICE_TOKEN}", "of a launcher": "hydra.sweep.dir=plantedpassword-x",
           "under an unknown key": "tracker.api_key=plantedpassword-x", "not readable": "x?token=plantedpassword=[",
@@ -162,11 +165,11 @@ VALUES = {"a password in an address": "backbone.name=https://user:plantedpasswor
 @pytest.mark.parametrize("name", VALUES)
 def test_a_secret_is_no_configuration_value(name: str, sweep: bool, tmp_path: Path) -> None:
     """Refused before torch is imported and before anything is written, and not repeated in the message."""
-    argv = ["method=sft", "lang=fin", *(["-m", "seed=0,1"] if sweep else []), VALUES[name].strip("'")]
+    argv = ["method=sft", "lang=fin", *(["-m", "seed=0,1"] if sweep else []), VALUES[name]]
     done = forked(argv, tmp_path, {"MY_SERVICE_TOKEN": "plantedpassword-x"}, without=("torch",))
     line = refusal(done)
     assert "plantedpassword" not in done.stdout + done.stderr
-    assert VALUES[name].strip("'").split("=")[0].split("?")[0] in line
+    assert VALUES[name].split("=")[0].split("?")[0] in line
     assert not list(tmp_path.rglob("*"))
 
 

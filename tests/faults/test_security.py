@@ -1,4 +1,4 @@
-"""No code of a model folder or of a data file runs unless ``backbone.trust_remote_code=true``, and the package itself opens no way to it."""
+"""No code of a model folder or data file runs unless ``backbone.trust_remote_code=true``, and the package itself opens no way to it."""
 from __future__ import annotations
 
 import ast
@@ -121,7 +121,8 @@ def hostile(plain: Path, folder: Path, model_type: str, weights: bool = True) ->
     """A model folder with code and pickles wherever a loader might look; `model_type` llama: transformers knows the class without them."""
     shutil.copytree(plain, folder)
     config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": model_type, "auto_map": {"AutoConfig": "planted.C", "AutoModelForCausalLM": "planted.M", "AutoModel": "planted.M"},
+    config |= {"model_type": model_type,
+               "auto_map": {"AutoConfig": "planted.C", "AutoModelForCausalLM": "planted.M", "AutoModel": "planted.M"},
                "custom_pipelines": {"text-generation": {"impl": "planted.M", "pt": ["AutoModelForCausalLM"]}}}
     (folder / "config.json").write_text(json.dumps(config))
     tokenizer = json.loads((folder / "tokenizer_config.json").read_text())

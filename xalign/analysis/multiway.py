@@ -10,6 +10,7 @@ from xalign.assets import home_assistant_stage
 from xalign.cache import Artifact, Stage, file_sha256
 from xalign.config import ConfigError, XalignError
 from xalign.data.examples import read_jsonl, write_jsonl
+from xalign.data.reading import unchanged
 
 if TYPE_CHECKING:
     from xalign.config import Run
@@ -65,6 +66,7 @@ def texts_stage(run: Run, langs: Sequence[str], kind: str, path: str = "", count
 
     def work(folder: Path, inputs: list[Artifact]) -> dict[str, Any]:
         rows = _aligned(files) if files else _questions(langs) if kind == "questions" else _sentences(inputs[0].path, langs)
+        unchanged((p, params["sha256"][lang]) for lang, p in files.items())
         shared = len(rows)
         if shared < FEWEST:
             raise XalignError(f"study.text={kind}: {', '.join(langs)} share only {shared} texts, {FEWEST} are needed; name fewer "

@@ -39,7 +39,8 @@ def trouble(path: Path) -> str:
         return "is a folder, not a file"
     if not stat.S_ISREG(mode):
         return "is a pipe or a device, not a regular file"
-    return "" if os.access(path, os.R_OK) else "is not readable by this user"
+    readable = os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids)
+    return "" if readable else "is not readable by this user"
 
 
 def check_file(key: str, value: str | Path, remedy: str) -> Path:
@@ -204,7 +205,8 @@ def ident_of(row: Mapping[str, Any], key: str, default: Any, where: str) -> str:
     """The id of a record as text, `default` where it has none; XalignError at `where` unless it is text or a whole number."""
     value = row.get(key, default)
     if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
-        raise XalignError(f"{where}: '{key}' must be text or a whole number, found {kind_of(value) if value != '' else 'nothing'}")
+        raise XalignError(f"{where}: '{key}' must be text or a whole number, found {kind_of(value) if value != '' else 'nothing'}; "
+                          "give each record its own")
     return str(value)
 
 

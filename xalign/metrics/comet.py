@@ -121,13 +121,16 @@ def comet_version(python: str | None) -> str:
 def _asked(python: str | None) -> str | None:
     """As `comet_version`; None for an interpreter that does not answer."""
     code = "from importlib.metadata import version; print(version('unbabel-comet'))"
-    try:
-        done = subprocess.run([_interpreter(python), "-c", code], capture_output=True, timeout=ANSWER, stdin=subprocess.DEVNULL)
-    except OSError:
-        return "none"
-    except subprocess.TimeoutExpired:
-        return None
-    found = done.stdout.decode("utf-8", "replace").strip()
+    with tempfile.TemporaryFile() as out:  # no pipe: a process that the interpreter leaves behind would hold it open
+        try:
+            done = subprocess.run([_interpreter(python), "-c", code], stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.DEVNULL,
+                                  timeout=ANSWER)
+        except OSError:
+            return "none"
+        except subprocess.TimeoutExpired:
+            return None
+        out.seek(0)
+        found = out.read(100).decode("utf-8", "replace").strip()
     return found if not done.returncode and _VERSION.fullmatch(found) else "none"
 
 
@@ -173,8 +176,8 @@ def comet_scores(rows: Sequence[Mapping[str, str]], model: str, references: bool
             except OSError as e:
                 raise failed(e.strerror or str(e)) from None
             try:
-                for line in _lines(process):
-                    progress.update(int(line) if line.isdigit() and len(line) < 9 else 0)
+                for done in _progress(process):
+                    progress.update(done)
                 process.wait()
             except TimeoutError:
                 raise failed(f"no text was scored within {SILENCE:.0f} s") from None
@@ -202,18 +205,18 @@ def comet_scores(rows: Sequence[Mapping[str, str]], model: str, references: bool
                            f"transformers:{transformers}")
 
 
-def _lines(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
-    """What `process` prints, as it comes; TimeoutError when it prints no number for `SILENCE` seconds."""
+def _progress(process: subprocess.Popen[bytes]) -> Iterator[int]:
+    """The numbers that `process` prints, one a line, as they come; TimeoutError when none comes for `SILENCE` seconds."""
     assert process.stdout
     rest, last = b"", time.monotonic()
     while select.select([process.stdout], [], [], max(last + SILENCE - time.monotonic(), 0))[0]:
         chunk = os.read(process.stdout.fileno(), 1 << 16)
         if not chunk:
             return
-        *lines, rest = (line.strip() for line in (rest + chunk).split(b"\n"))
-        rest = rest[-1000:]
-        last = time.monotonic() if any(line.isdigit() for line in lines) else last
-        yield from lines
+        *lines, rest = (rest[-1000:] + chunk).split(b"\n")
+        found = [int(line) for line in lines if len(line) < 9 and line.isdigit()]
+        last = time.monotonic() if found else last
+        yield from found
     raise TimeoutError
 
 

@@ -33,6 +33,7 @@ from xalign.report.drawing import (
 )
 from xalign.report.frontier import accuracy_cost
 from xalign.rows import arrow, percent
+from xalign.safe import printable
 from xalign.tables import is_number, number
 
 if TYPE_CHECKING:
@@ -276,5 +277,5 @@ def write_all(runs: Sequence[FinishedRun], pivots: Sequence[Pivot], folder: Path
             save(figure, path)
         print(f"plot     {Path(folder) / figure.name}.{{{','.join(formats)}}}")
     for line in left:
-        print(f"no plot  {line}")
+        print(f"no plot  {printable(line)}")
     return paths

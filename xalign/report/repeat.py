@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from xalign.compose import defaults, package_folder
+from xalign.safe import printable
 
 if TYPE_CHECKING:
     from xalign.report.runs import FinishedRun
@@ -41,7 +42,7 @@ def repeat_command(run: FinishedRun) -> str:
     langs = list(run.langs)
     given.append(f"lang={_value(langs[0] if len(langs) == 1 else langs)}")
     given += [f"{k}={getattr(run, k)}" for k in ("source", "seed") if getattr(run, k) != plain[k]]
-    return " ".join(["python -m xalign", *map(shlex.quote, [*given, *keys])])
+    return printable(" ".join(["python -m xalign", *map(shlex.quote, [*given, *keys])]))
 
 
 def _part(config: dict[str, Any], group: str) -> dict[str, Any]:

@@ -102,7 +102,8 @@ def read_instructions(path: Path, lang: str) -> list[tuple[str, str]]:
                 raise XalignError(f"{where}: 'lang' is missing; name the instruction's language (ISO 639-3: {lang})")
             if of(row["lang"]) != lang:
                 if path.name != SHARED:
-                    raise XalignError(f"{where}: lang={row['lang']}: is not {LANGUAGES[lang].name}, which this file's name says")
+                    raise XalignError(f"{where}: lang={row['lang']}: is not {LANGUAGES[lang].name}, which this file's name says; "
+                                      f"put it into {SHARED}, which takes every language")
                 continue
         code = ident_of(row, "question_id" if "question_id" in row else "id", len(out) + 1, where)
         if code in seen:

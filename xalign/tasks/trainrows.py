@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from xalign.cache import Artifact, Stage, file_sha256
 from xalign.config import ConfigError, Node, Run, XalignError, within
 from xalign.data.examples import Example, write_jsonl
+from xalign.data.reading import MISSING, trouble, unchanged
 from xalign.languages import LANGUAGES
 from xalign.tasks import xnli
 from xalign.tasks.columns import rows_of
@@ -36,7 +37,8 @@ class XnliRows(Node):
     limit: int = within(0, low=0)
 
     def check_run(self, run: Run) -> None:
-        """Raise ConfigError for another source than English, and for files that are not there."""
+        """Raise ConfigError for another source than English and for files that are not there, XalignError for an unusable line of
+        those for validation; MultiNLI's, a hundred times as long, is read when it is needed."""
         if run.source != "eng":
             raise ConfigError(f"source={run.source}: data=xnli is MultiNLI, in English; set source=eng, or choose other data")
         if not self.path:
@@ -45,8 +47,12 @@ class XnliRows(Node):
             if lang not in xnli.XnliTask.languages:
                 raise ConfigError(f"lang={lang}: XNLI has no {LANGUAGES[lang].name}; it has {' '.join(xnli.XnliTask.languages)}")
         for path in (self._train, *(self._dev(lang) for lang in (run.source, *run.lang))):
-            if not path.is_file():
-                raise ConfigError(f"data.path={self.path}: has no {path.relative_to(Path(self.path).expanduser())}; use {ORIGIN}")
+            name = path.relative_to(Path(self.path).expanduser())
+            if why := trouble(path):
+                raise ConfigError(f"data.path={self.path}: {f'has no {name}' if why == MISSING else f'{name} {why}'}; use {ORIGIN}")
+        source = read_pairs(self._dev(run.source), run.source, "dev")
+        for lang in run.lang:
+            check_twins(read_pairs(self._dev(lang), lang, "dev"), self._dev(lang), source, self._dev(run.source))
 
     @property
     def _train(self) -> Path:
@@ -64,11 +70,12 @@ class XnliRows(Node):
             rows, second = read_pairs(dev, lang, "dev"), read_pairs(files[1], lang, "train", limit) if lang == run.source else []
             if lang != run.source:
                 check_twins(rows, dev, read_pairs(files[1], run.source, "dev"), files[1])
+            unchanged(zip(files, params["sha256"], strict=True))
             write_jsonl(folder / "examples.jsonl", second + rows)
             return {"examples": len(second) + len(rows), "validation pairs": len(rows)}
 
         block = words(lang)
-        params = {"data": "xnli", "lang": lang, "sha256": [file_sha256(p) for p in files], "limit": limit,
+        params: dict[str, Any] = {"data": "xnli", "lang": lang, "sha256": [file_sha256(p) for p in files], "limit": limit,
                   "words": {key: block[key] for key in xnli.XnliTask.keys}}
         return Stage("questions", 1, params, work, seconds=10, label=f"XNLI pairs {lang}")
 

@@ -61,7 +61,7 @@ def read_pairs(path: Path, code: str, told_in: str) -> list[Question]:
         told_in: ISO 639-3 code of the prompt's language.
     Raises:
         XalignError: for a header without a column, a line with another number of columns or another label, or a
-            language without a line, naming file and line.
+            language without a line or with a pair twice, naming file and line.
     """
     lines = lines_of(path, "XNLI")
     header = lines[0][1].split("\t") if lines else []
@@ -69,16 +69,21 @@ def read_pairs(path: Path, code: str, told_in: str) -> list[Question]:
     if missing:
         raise XalignError(f"{path}:1: the header, parted by tabs, has no {missing[0]}; use XNLI's official file")
     at = [header.index(name) for name in COLUMNS]
-    out = []
+    out, seen = [], set[str]()
     for number, line in lines[1:]:
         row = line.split("\t")
         if row[at[0]:at[0] + 1] != [code]:
             if line.strip() and len(row) <= max(at):
-                raise XalignError(f"{path}:{number}: has {len(row)} columns, parted by tabs; the header has {len(header)}")
+                raise XalignError(f"{path}:{number}: has {len(row)} columns, parted by tabs; the header has {len(header)}; "
+                                  "use XNLI's official file")
             continue
         if len(row) != len(header):
-            raise XalignError(f"{path}:{number}: has {len(row)} columns, parted by tabs; the header has {len(header)}")
+            raise XalignError(f"{path}:{number}: has {len(row)} columns, parted by tabs; the header has {len(header)}; "
+                              "use XNLI's official file")
         _, label, premise, hypothesis, pair = (row[k].strip() for k in at)
+        if pair in seen:
+            raise XalignError(f"{path}:{number}: pairID={pair}: occurs a second time in language {code}; use XNLI's official file")
+        seen.add(pair)
         out.append(question(f"xnli/{pair}", premise, hypothesis, label, told_in, f"{path}:{number}"))
     if not out:
         raise XalignError(f"{path}:{len(lines)}: ends without a line of language {code}; use XNLI's official file")

@@ -114,4 +114,4 @@ class TrainerNode(Node):
             raise ConfigError(f"{path}.compile=true: does not go with ZeRO-3, which gathers weights between the compiled parts; "
                               f"set {path}.zero=2 or {path}.compile=false")
         if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
-            raise ConfigError(f"{path}.betas={list(self.betas)}: must be two numbers in [0, 1); the paper's are [0.9, 0.95]")
+            raise ConfigError(f"{path}.betas={shown(self.betas)}: must be two numbers in [0, 1); the paper's are [0.9, 0.95]")
