@@ -18,7 +18,7 @@ from xalign.cache import Cache
 from xalign.config import ConfigError, XalignError
 
 SHARED = Path(__file__).parents[1].parent / "shared"
-RUN = SimpleNamespace(seed=3)
+RUN = SimpleNamespace(seed=3, plan=False)
 QUESTIONS = ["Country: Finland. What is its capital?", "Country: Fiji. What is its capital?", "Name: Åland", "次の国の首都：日本"]
 OPTIONS = [["Helsinki", "Helsingborg", "Suva"], ["Suva", "Helsinki"], ["Mariehamn"], ["東京", "京都", "Tokyo", "To"]]
 

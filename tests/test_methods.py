@@ -378,7 +378,7 @@ def test_nothing_to_train_on(tmp_path: Path) -> None:
 
 
 def test_one_target_language(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"lang=\['fin', 'jpn'\]: method sdrrl trains for one target language; .*lang=fin,jpn"):
+    with pytest.raises(ConfigError, match=r"lang=\[fin,jpn\]: method sdrrl trains for one target language; .*lang=fin,jpn"):
         SDRRL().check_run(Fakes(tmp_path, None, lang=("fin", "jpn")))
 
 

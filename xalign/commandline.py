@@ -57,12 +57,15 @@ def arguments(argv: Sequence[str]) -> Arguments:
             raise ConfigError(f"{shown(text)}: not understood; write key=value (see --help)")
     check(read(overrides))
     shows = bool(found.cfg or found.info or found.hydra_help or found.shell_completion)
+    if shows and found.multirun:
+        raise ConfigError("-m: --cfg, --info and their like print the configuration of one run; leave one of them out")
     if (found.resolve or found.package) and not found.cfg:
         raise ConfigError("--resolve and --package: belong to --cfg; write --cfg job --resolve")
     flags = {"--config-dir": found.config_dir, "--config-name": found.config_name}
     return Arguments(overrides, {k: v for k, v in flags.items() if v is not None}, found.multirun, shows)
 
 
+MOST = 10_000  # jobs of a sweep: each is composed and planned before the first starts
 SETTABLE = ("hydra/launcher", "hydra/sweeper", "hydra.launcher.", "hydra.sweeper.")  # the rest of Hydra's own is set here
 
 
@@ -72,9 +75,15 @@ def check(parsed: Sequence[Any]) -> None:
     Raises:
         ConfigError: the first of them.
     """
+    from hydra.core.override_parser.types import Glob
+
     groups = {*Run.NODES, "experiments", "experiment"}
+    jobs = 1
     for o in parsed:
         key, text = o.key_or_group, o.input_line
+        jobs *= _count(o)
+        if jobs > MOST:
+            raise ConfigError(f"{shown(text)}: makes a sweep of more than {MOST:,} jobs; name fewer values, or start several sweeps")
         if o.is_delete():
             raise ConfigError(f"{shown(text)}: no key can be left out; give it another value (what it takes stands in its YAML file)")
         if not key:
@@ -84,7 +93,11 @@ def check(parsed: Sequence[Any]) -> None:
         if key.startswith("hydra") and not key.startswith(SETTABLE):
             raise ConfigError(f"{shown(text)}: of Hydra's own, only hydra/launcher and hydra.launcher.KEY can be set; results go to "
                               "runs=FOLDER, a sweep takes -m, your own configuration files --config-dir FOLDER")
+        if key.startswith("hydra/") and o.get_value_element_as_str() in ("null", ""):
+            raise ConfigError(f"{shown(text)}: chooses nothing; name one (see --hydra-help), or leave it out")
         if key not in groups:
+            if isinstance(o._value, Glob):
+                raise ConfigError(f"{shown(text)}: glob stands for choices of a group, as in method=glob(*sft); write {key}=a,b")
             continue
         if o.is_add() or o.is_force_add():
             raise ConfigError(f"{shown(text)}: {key} is a choice that is there already; write {text.lstrip('+')}")
@@ -99,6 +112,17 @@ def check(parsed: Sequence[Any]) -> None:
                 raise ConfigError(f"{shown(text)}: must be a name{choices}")
             if len(set(names)) < len(names):
                 raise ConfigError(f"{shown(text)}: lists a task twice; name each once")
+
+
+def _count(override: Any) -> int:
+    """How many values a sweep's override has, 1 for any other; a range is counted without making its members."""
+    from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
+
+    value = override._value
+    if isinstance(value, RangeSweep):
+        span, step = value.stop - value.start, value.step  # type: ignore[operator]
+        return max(1, int(span / step) if step and abs(span / step) < 2**62 else 2**62)
+    return len(value.list) if isinstance(value, ChoiceSweep) else 1
 
 
 def _values(override: Any) -> list[Any]:

@@ -287,6 +287,8 @@ def explain(error: Exception, overrides: list[str], own: str = "") -> ConfigErro
     if not text or not isinstance(error, (HydraException, OmegaConfBaseException)):
         return ConfigError(f"the YAML files cannot be put together ({shown(text or type(error).__name__)}); look into "
                            f"{', '.join(o.input_line for o in parsed if o.key_or_group in groups) or '--config-dir'}")
+    if text.startswith("Cannot find primary config"):
+        return ConfigError(f"--config-name: {text.split('.')[0]}; name a YAML file that stands in --config-dir, without .yaml")
     for o in parsed:
         if text == f"Error merging override {o.input_line}":
             return ConfigError(f"{o.input_line}: is no value of this key's kind{f' ({shown(cause[0])})' if cause else ''}; "

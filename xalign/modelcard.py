@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping
@@ -17,6 +18,7 @@ from xalign.report.run import before_after
 from xalign.rows import Row, arrow
 from xalign.safe import hide, printable
 from xalign.tables import is_number, markdown
+from xalign.training.repeatable import repeatable
 
 # hub id and licence of the backbones that do not name a hub id themselves
 KNOWN_BASES = {"smollm2": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0"),
@@ -144,7 +146,8 @@ def _making(run: Run, base: str, cost: Mapping[str, Any]) -> str:
               f"{_amount(cost, 'flops', 'FLOPs of the model')}; {_amount(cost, 'energy_kwh', 'kWh')}; "
               f"peak memory {cost.get('peak_gib', '?')} GiB"]
     installed = ", ".join(f"{name} {v}" for name, v in versions().items())
-    lines += [f"- versions: {installed}", "", "| stage | seconds | counts |", "| :--- | ---: | :--- |"]
+    lines += [f"- versions: {installed}", f"- repeatable: {repeatable(run, int(os.environ.get('WORLD_SIZE', '1')))}", "",
+              "| stage | seconds | counts |", "| :--- | ---: | :--- |"]
     for stage in cost.get("stages", ()):
         counts = ", ".join(f"{k} {v:g}" for k, v in (stage.get("facts") or {}).items() if is_number(v))
         lines.append(f"| {_said(stage['label'])} | {stage['seconds']:.1f} | {counts} |".replace("|  |", "| |"))

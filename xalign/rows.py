@@ -1,7 +1,6 @@
 """A run's files, read, and its rows gathered by metric: what the tables and the model card are made of. No torch."""
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -52,8 +51,8 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
         if lacking:
             raise XalignError(f"{path}: row {number_} has no '{lacking[0]}'; {AGAIN}")
         value, n = row["value"], row["n"]
-        if value is not None and not (is_number(value) and math.isfinite(value)):
-            raise XalignError(f"{path}: row {number_} has value={value!r:.40}, which is no number; {AGAIN}")
+        if value is not None and not is_number(value):
+            raise XalignError(f"{path}: row {number_} has value={value!r:.40}, which is no finite number; {AGAIN}")
         if not isinstance(n, int) or isinstance(n, bool):
             raise XalignError(f"{path}: row {number_} has n={n!r:.40}, which is no whole number; {AGAIN}")
         rows.append(row)

@@ -57,12 +57,15 @@ def read_facts(folder: Path) -> dict[str, Any]:
 def check(folder: Path) -> dict[str, Any]:
     """run.json of a run whose files are as the run wrote them; its model aside, which reports do not read.
 
+    Predictions or studies that are not there at all pass: people copy a run without them.
+
     Raises:
         XalignError: the run is not finished, a file was changed, is missing, or is none of the run's.
     """
     facts = read_facts(folder)
     files = facts.get("files", {})
-    _refuse(folder, {name: fact for name, fact in files.items() if not name.startswith(MODEL + "/")})
+    absent = {part for name in files if (part := name.partition("/")[0]) == MODEL or part not in SINGLE and not (folder / part).exists()}
+    _refuse(folder, {name: fact for name, fact in files.items() if name.partition("/")[0] not in absent})
     if files and (path := stranger(folder, files)):
         raise XalignError(f"{path}: is no file of this run; move it elsewhere")
     return facts

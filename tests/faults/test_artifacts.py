@@ -264,6 +264,13 @@ def test_a_file_added_to_predictions_is_refused_and_one_beside_the_run_is_not(tm
     assert added.is_file()
 
 
+def test_a_run_copied_without_its_large_folders_is_read_but_not_finished(tmp_path):
+    folder = written(tmp_path / "run")
+    for name in ("model", "predictions", "study"):
+        shutil.rmtree(folder / name)
+        assert load_runs([folder]) and not sound(folder)
+
+
 def test_a_run_cut_off_before_run_json_is_not_finished_and_one_of_an_older_version_is_read(tmp_path):
     folder = written(tmp_path / "run")
     facts = {k: v for k, v in read_facts(folder).items() if k != "files"}

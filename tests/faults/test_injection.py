@@ -199,7 +199,8 @@ def checked() -> Run:
 
     with initialize_config_dir(version_base="1.3", config_dir=str(package_folder("conf"))):
         config = OmegaConf.to_container(compose("config", ["backbone=tiny", "method=sft", "tracker=none", "lang=fin"]), resolve=True)
-    return make_run({k: v for k, v in config.items() if k != "experiments"}, {"method": "sft", "backbone": "tiny", "task": "lab", "data": "lab"})
+    chosen = {"method": "sft", "backbone": "tiny", "task": "lab", "data": "lab"}
+    return make_run({k: v for k, v in config.items() if k != "experiments"}, chosen)
 
 
 def card(run: Run, tmp_path: Path, evil: str, backbone: object = None) -> str:

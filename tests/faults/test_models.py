@@ -19,7 +19,7 @@ from xalign.cache import Cache
 from xalign.config import XalignError
 from xalign.translators.nllb import NLLB, Transformers
 
-RUN = SimpleNamespace(seed=0)
+RUN = SimpleNamespace(seed=0, plan=False)
 WEIGHTS = "model.safetensors"
 
 
@@ -67,6 +67,18 @@ def test_refused_before_anything_is_computed(case, tmp_path, monkeypatch):
         with pytest.raises(XalignError):
             load_backbone(Path(name), node)
     assert not Path("it-ran").exists()
+
+
+def test_a_plan_needs_no_more_than_a_configuration(tmp_path):
+    """Of a model that is not here yet; what is there has to be right all the same."""
+    (tmp_path / "config.json").write_text(json.dumps(inputs_models.LLAMA))
+    node, plan = HubBackbone(name=str(tmp_path)), SimpleNamespace(seed=0, plan=True)
+    node.check_run(plan)
+    with pytest.raises(XalignError, match="no tokenizer"):
+        node.check_run(RUN)
+    (tmp_path / "pytorch_model.bin").write_bytes(inputs_models.PICKLE)
+    with pytest.raises(XalignError, match="not opened"):
+        node.check_run(plan)
 
 
 @pytest.mark.parametrize("case", inputs_models.TRANSLATORS, ids=[c.name for c in inputs_models.TRANSLATORS])
@@ -257,14 +269,21 @@ def nllb(intact, tmp_path_factory):
     return folder
 
 
+def own_code(file: str, **values: object) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        edit(folder, file, **values)
+        (folder / "own.py").write_text("from pathlib import Path\nPath('it-ran').touch()\n")
+
+    return write
+
+
 TRANSLATED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a weight is missing": (of_weights(lambda t: t.pop("model.encoder.layers.0.fc1.weight")), "lack model.encoder.layers.0.fc1.weight"),
     "sizes of another model": (of_config(encoder_ffn_dim=32), SHAPE),
     "a weight that is not a number": (of_weights(lambda t: t["model.decoder.layers.0.fc2.bias"].fill_(float("nan"))), "fc2.bias holds"),
-    "code of its own": (lambda f: (edit(f, "config.json", model_type="own", auto_map={"AutoConfig": "own.C"}),
-                                   (f / "own.py").write_text("from pathlib import Path\nPath('it-ran').touch()\n")), "custom code"),
-    "a tokenizer's code": (lambda f: (edit(f, "tokenizer_config.json", tokenizer_class="Own", auto_map={"AutoTokenizer": ["own.C", None]}),
-                                      (f / "own.py").write_text("from pathlib import Path\nPath('it-ran').touch()\n")), "does not know eng_Latn"),
+    "code of its own": (own_code("config.json", model_type="own", auto_map={"AutoConfig": "own.C"}), "custom code"),
+    "a tokenizer's code": (own_code("tokenizer_config.json", tokenizer_class="Own", auto_map={"AutoTokenizer": ["own.C", None]}),
+                           "does not know eng_Latn"),
     "a tokenizer without languages": (lambda f: None, "does not know eng_Latn; use an NLLB-200 checkpoint"),
 }
 

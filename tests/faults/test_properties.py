@@ -73,13 +73,13 @@ def test_putting_the_terms_back_gives_the_text(terms, text, spaced, p):
     assert got.casefold() == text.casefold()
 
 
-@holds(60, text=st.text(alphabet="ab1日本กำแม่e\u0301 ", max_size=16),
-       terms=st.sets(st.text(alphabet="ab1日本กำแม่", min_size=2, max_size=3), min_size=1, max_size=5))
+@holds(120, text=st.text(alphabet="ab1日กแ\u0e48\u0301", min_size=4, max_size=16),
+       terms=st.sets(st.text(alphabet="ab1日ก", min_size=2, max_size=2), min_size=3, max_size=12))
 def test_without_spaces_no_latin_word_number_or_grapheme_is_cut(text, terms):
     got = code_switch(text, {t: ("\uE000" * len(t),) for t in terms}, 1.0, Random(0), spaced=False)
     assert len(got) == len(text)
     for i in (i for i in range(1, len(got)) if (got[i] == "\uE000") != (got[i - 1] == "\uE000")):
-        assert not (text[i - 1] in "ab1" and text[i] in "ab1") and not unicodedata.combining(text[i]) and text[i] not in "ำ่\u0301"[1:]
+        assert not (text[i - 1] in "ab1" and text[i] in "ab1") and not unicodedata.combining(text[i])
 
 
 @holds(80, case=SWITCHED, spaced=st.booleans())

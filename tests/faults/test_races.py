@@ -20,6 +20,7 @@ from conftest import TINY  # noqa: E402
 from faultkit import forked  # noqa: E402
 from moments import Moment, damaged, remains, warm, watch  # noqa: E402
 
+from xalign.compose import complete  # noqa: E402
 from xalign.sweep import sweep_folder  # noqa: E402
 
 
@@ -125,13 +126,15 @@ def test_the_lock_of_a_killed_holder_is_taken_over(tmp_path: Path, parallel_file
     done = forked([*command, "plan=true"], tmp_path)
     folder = next(line.split("results ")[1].strip() for line in done.stdout.splitlines() if "results " in line)
     if which == "sweep":
-        command = ["-m", *command]
-        folder = str(sweep_folder([a for a in command if "=" in a]))
-    lock = tmp_path / folder / ".lock"
-    holder = held(lock, leaves=True)
-    threading.Timer(4, lambda: os.kill(holder, signal.SIGKILL)).start()
-    done = forked(command, tmp_path)
-    os.waitpid(holder, 0)
+        folder, command = str(sweep_folder(complete(command))), ["-m", *command]
+    holder = held(tmp_path / folder / ".lock", leaves=True)
+
+    def told(moment: Moment, path: str) -> None:
+        if path.endswith(f"{folder}/.lock") and moment[2] == 2:  # it has tried in vain, and tries again
+            os.kill(holder, signal.SIGKILL)
+
+    done = forked(command, tmp_path, before=lambda: watch([tmp_path / "runs"], told))
+    assert os.waitstatus_to_exitcode(os.waitpid(holder, 0)[1]) == -signal.SIGKILL
     assert done.returncode == 0, done.stderr[-2000:]
     assert f"another {'job writes' if which == 'run' else 'process runs this sweep'}" in done.stdout
     assert list(tmp_path.glob("runs/evaluate-*/rows.jsonl"))

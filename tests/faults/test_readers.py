@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from xalign.analysis.recover import read_published
 from xalign.analysis.allocation import read_laws
+from xalign.analysis.recover import read_published
 from xalign.backbones.node import Tiny
 from xalign.cache import Cache
 from xalign.config import XalignError
@@ -117,15 +117,15 @@ SQUAD_FILE = json.dumps(SQUAD, ensure_ascii=False, indent=1).encode()
 MKQA = {"query": "how old", "example_id": 5, "queries": {"de": "wie alt"}, "answers": {"de": [{"type": "number", "text": "9"}]}}
 ARTICLE = {"id": "1", "summary": "Kurz.", "text": "Lang und breit."}
 PAWS = lines("id\tsentence1\tsentence2\tlabel", "1\tDie Mühle .\tEine Mühle .\t1", "2\tDas Haus .\tEin Baum .\t0")
-XNLI = lines("language\tgold_label\tsentence1\tsentence2\tpairID", "de\tneutral\tEs regnet.\tEs ist kalt.\t1", "en\tneutral\tIt rains.\tCold.\t1",
-             "de\tentailment\tEs regnet.\tEs ist naß.\t2")
+XNLI = lines("language\tgold_label\tsentence1\tsentence2\tpairID", "de\tneutral\tEs regnet.\tEs ist kalt.\t1",
+             "en\tneutral\tIt rains.\tCold.\t1", "de\tentailment\tEs regnet.\tEs ist naß.\t2")
 PAIRS = lines("Es regnet.\tEs ist naß.\tentailment", "Er kam.\tEr ging.\tcontradiction")
 DEV = lines("It rains.\tIt is wet.\tentailment", "He came.\tHe left.\tcontradiction")
 TRAIN = lines("premise\thypothesis\tlabel", "A b.\tC d.\tneutral")
 ENG = lines("The mill stands.", "It rains.", "He came.")
 DEU = lines("Die Mühle steht.", "Es regnet.", "Er kam.")
 
-READERS = {r.name if not label else label: r for label, r in {
+READERS = {label: r for label, r in {
     "alpaca lines": Reader("alpaca.json", lines(*ALPACA), alpaca, kind="jsonl"),
     "alpaca array": Reader("alpaca.json", json.dumps(ALPACA, indent=1).encode(), alpaca, kind="json"),
     "data=xnli": Reader("XNLI/de.dev", PAIRS, xnli_rows, (("XNLI/en.dev", DEV), ("XNLI/multinli.train.en.tsv", TRAIN)),
@@ -143,7 +143,8 @@ READERS = {r.name if not label else label: r for label, r in {
     "flores": Reader("devtest/deu_Latn.devtest", DEU, task(FloresTask), (("devtest/eng_Latn.devtest", ENG),)),
     "ntrex": Reader("newstest2019-ref.deu.txt", DEU, task(NtrexTask), (("newstest2019-src.eng.txt", ENG),)),
     "xlsum": Reader("german_test.jsonl", lines(ARTICLE, {**ARTICLE, "id": "2"}), task(XlSumTask), kind="jsonl"),
-    "mi_eval": Reader("deu.jsonl", lines({"instruction": "Nenne Länder."}, {"instruction": "Was?", "id": "b"}), task(OpenTask), kind="jsonl"),
+    "mi_eval": Reader("deu.jsonl", lines({"instruction": "Nenne Länder."}, {"instruction": "Was?", "id": "b"}), task(OpenTask),
+                      kind="jsonl"),
     "xglue nc": Reader("NC/xglue.nc.de.test", lines("Tor\tEs endete 2:1.\tsports", "Woche\tMan nehme Äpfel.\tfoodanddrink"), task(NewsTask),
                         spot=b"ehme"),
     "xglue xnli": Reader("XNLI/de.test", PAIRS, task(XglueXnliTask), spot=b"ging"),
@@ -255,7 +256,8 @@ def test_what_is_no_regular_file_is_refused_and_never_waited_for(tmp_path, name)
     reader = READERS[name]
     if reader.kind == "own":
         pytest.skip("may be a run's folder; what is not there has no answers")
-    for make in (Path.mkdir, os.mkfifo, lambda p: p.symlink_to("/dev/zero"), lambda p: p.symlink_to("gone"), lambda p: p.symlink_to(p.name)):
+    for make in (Path.mkdir, os.mkfifo, lambda p: p.symlink_to("/dev/zero"), lambda p: p.symlink_to("gone"),
+                 lambda p: p.symlink_to(p.name)):
         path = reader.put(tmp_path)
         path.unlink()
         make(path)
@@ -280,7 +282,8 @@ def more(reader: Reader, member: str) -> bytes:
     (r'"zz": {"\udfff": 1}', r"\udfff"), (r'"zz": "\u0000"', "NUL"), ('"zz": 1, "zz": 2', "'zz' twice"), (f'"zz": {"9" * 5000}', "digits"),
     (f'"zz": {"[" * 100_000}{"]" * 100_000}', "nested too deeply"), ('"zz": 01', "not valid JSON"), ("'zz': 1", "not valid JSON"),
     ('"zz": "a\tb"', "not valid JSON"),
-], ids=["NaN", "infinity", "half a pair", "a pair turned round", "half a pair in a key", "NUL", "twice", "digits", "deep", "zero", "quotes", "tab"])
+], ids=["NaN", "infinity", "half a pair", "a pair turned round", "half a pair in a key", "NUL", "twice", "digits", "deep", "zero",
+        "quotes", "tab"])
 def test_json_that_is_not_what_it_seems_is_refused(tmp_path, name, member, word):
     reader = READERS[name]
     refused(reader, tmp_path, more(reader, member), word, f":{last_line(reader.clean)}: " if reader.kind == "jsonl" else "")
@@ -457,7 +460,7 @@ def test_a_file_edited_after_the_plan_is_not_stored_under_the_old_key(tmp_path, 
 
 
 @pytest.mark.parametrize("name", ["pawsx", "flores"])
-def test_a_benchmark_edited_after_the_plan_is_not_stored_under_the_old_key(tmp_path, cache, name):
+def test_a_benchmark_edited_after_the_plan_is_not_stored_under_the_old_key(tmp_path, name):
     from xalign.tasks.evaluate import evaluation
 
     path = READERS[name].put(tmp_path)
@@ -466,8 +469,8 @@ def test_a_benchmark_edited_after_the_plan_is_not_stored_under_the_old_key(tmp_p
     planned = evaluation(run, run.backbone.weights(run), node, "deu", True)
     path.write_bytes(path.read_bytes().replace("ü".encode(), b"u"))
     with pytest.raises(XalignError, match=f"{path}: was changed after this run was planned; repeat the command"):
-        Cache(cache).get(planned)
-    assert not list((cache / "predict").glob(f"{planned.inputs[0].key}*/predictions*"))
+        planned.inputs[0].work(tmp_path, [None])  # the model, which is not asked for anything
+    assert not list(tmp_path.glob("predictions*"))
 
 
 @pytest.mark.parametrize("name", ["alpaca lines", "parallel", "dictionary", "belebele", "xquad", "xglue pos", "prompts text"])

@@ -32,7 +32,7 @@ def reason(e: Exception) -> str:
     return text if text and isinstance(e, (OSError, ValueError, ImportError)) else f"{type(e).__name__}{': ' * bool(text)}{text}"
 
 
-def check_folder(place: str, folder: Path, kind: str) -> None:
+def check_folder(place: str, folder: Path, kind: str, whole: bool = True) -> None:
     """Refuse a folder that cannot be the model that it is named as.
 
     Weights have to be safetensors; nothing is unpickled, and no code of the folder runs. What only shows when transformers builds
@@ -41,11 +41,12 @@ def check_folder(place: str, folder: Path, kind: str) -> None:
     Args:
         place: key and value that named the folder, for the message.
         kind: causal | encoder | seq2seq.
+        whole: False for a plan, which needs no more than config.json: tokenizer and weights may be absent, not wrong.
     Raises:
         ConfigError: for the first file that is missing, damaged or of another kind of model.
     """
     try:
-        _check(folder, kind)
+        _check(folder, kind, whole)
     except OSError as e:
         raise ConfigError(f"{place}: {Path(e.filename or folder).name} cannot be read ({e.strerror}); mend its access rights or name "
                           "another folder") from None
@@ -53,7 +54,7 @@ def check_folder(place: str, folder: Path, kind: str) -> None:
         raise ConfigError(f"{place}: {e}") from None
 
 
-def _check(folder: Path, kind: str) -> None:
+def _check(folder: Path, kind: str, whole: bool) -> None:
     for path in folder.iterdir():
         if path.is_file() and not os.access(path, os.R_OK):
             raise PermissionError(13, "Permission denied", str(path))
@@ -72,14 +73,15 @@ def _check(folder: Path, kind: str) -> None:
             if name == "generation_config.json":
                 _check_ends(name, values)
     _check_ends("config.json", config)
-    if not any(any(folder.glob(form)) for form in ("tokenizer*", "vocab*", "*.model", "*.tiktoken")):
+    if whole and not any(any(folder.glob(form)) for form in ("tokenizer*", "vocab*", "*.model", "*.tiktoken")):
         raise ValueError("no tokenizer in this folder; put the model's tokenizer.json and tokenizer_config.json beside its config.json")
-    _check_weights(folder, config, others)
+    if whole or others or any(folder.glob("*.safetensors*")):
+        _check_weights(folder, config, others)
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_bytes().decode("utf-8-sig"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as e:
         raise ValueError(f"{path.name} is not JSON ({e}); the file is damaged: fetch it again") from None
     if not isinstance(found, dict):

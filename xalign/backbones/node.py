@@ -195,7 +195,7 @@ class Hub(Node):
             raise ConfigError(f"backbone.name: is empty; name a hub id (backbone.name={self.example}) or a model folder")
         place, folder = f"backbone.name={self.name}", self._folder()
         if folder:
-            return check_folder(place, folder, self.kind)
+            return check_folder(place, folder, self.kind, whole=not run.plan)
         if Path(self.name).expanduser().is_file():
             raise ConfigError(f"{place}: is a file; name the model's folder, with config.json, safetensors weights and a tokenizer")
         if self.name.startswith(("/", ".", "~")) or self.name.count("/") > 1:
