@@ -65,6 +65,7 @@ def write_run(folder: Path, scores: dict, method: str = "sdrrl", seed: int = 0, 
     whole = {"mode": "train" if trained else "evaluate", "seed": seed, "lang": list(langs), "source": "eng", "runs": str(folder.parent),
              "choices": {"method": method, "backbone": "tiny", "task": "belebele"}, **config}
     (folder / "config.yaml").write_text(json.dumps(whole))  # JSON is YAML
+    (folder / "run.json").write_text("{}")
     return folder
 
 

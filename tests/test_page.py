@@ -157,6 +157,7 @@ def test_command_repeats_choices_and_changed_keys(tmp_path: Path) -> None:
                "value": 1.0, "n": 1, "seed": 2, "when": when}
         (folder / "rows.jsonl").write_text(json.dumps(row))
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        (folder / "run.json").write_text("{}")
         return repeat_command(load_runs([folder])[0])
 
     choices = {"method": "sdrrl", "backbone": "smollm2", "task": "lab,xquad", "trainer": "lab", "hydra/launcher": "basic",

@@ -285,13 +285,14 @@ def test_several_runs_and_what_can_be_chosen_afterwards(work, tmp_path, capsys):
     plain = tmp_path / "plain"
     plain.mkdir()
     (plain / "rows.jsonl").write_text((Path(runs[0]) / "rows.jsonl").read_text())
+    (plain / "run.json").write_text("{}")
     assert main(["study", "similarity", str(plain)]) == 2
     assert "none of 1 runs measured it; repeat a run's command with study=similarity" in capsys.readouterr().err
     for name in ("similarity.json", "receipt.json"):
         copytree(runs[0], tmp_path / name)
         (tmp_path / name / "study" / "similarity" / "before" / name).write_text("{")
         assert main(["study", "similarity", str(tmp_path / name)]) == 2
-        assert f"{name}: is missing or damaged; repeat the run's command" in capsys.readouterr().err
+        assert f"{name}: was changed since the run wrote it; repeat the run's command" in capsys.readouterr().err
 
 
 def test_an_unfit_run_is_one_line_before_torch(tmp_path):

@@ -107,6 +107,8 @@ def compose(overrides: list[str], flags: dict[str, str]) -> tuple[list[Job], Dic
         jobs = [Job(i, c) for i, c in enumerate(combinations(main.hydra.sweeper, main.hydra.overrides.task, loader), 1)]
     except (HydraException, OmegaConfBaseException, ValueError, TypeError, KeyError) as e:
         raise e if isinstance(e, XalignError) else explain(e, overrides, flags.get("--config-dir", "")) from None
+    if not jobs:
+        raise ConfigError("the sweep has no job: nothing matches its glob(...); write the values, as in method=sft,t_sft")
     same = set[str].intersection(*(set(job.overrides) for job in jobs))
     plans: dict[str, Cache] = {}
     for job in jobs:

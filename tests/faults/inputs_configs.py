@@ -109,7 +109,7 @@ VALUES = [
     line("trainer.epochs=99999999999999999999999999", "must be at most 2147483647"),
     Case("unicode digits", ["trainer.epochs='١٢'"], ("trainer.epochs=١٢: must be a whole number",)),
     Case("value of two lines", ["trainer.epochs='1\n2'"], ("trainer.epochs=1\\n2: must be a whole number",)),
-    line(f"trainer.epochs={'9' * 5000}", "trainer.epochs=999", "cannot be read", name="a number of 5,000 digits"),
+    line(f"trainer.epochs={'9' * 5000}", "trainer.epochs=999", "cannot be read", name="an override of 5,000 digits"),
     line(f"trainer.epochs={'a' * 5000}", "(5000 characters)", name="a value of 5,000 characters"),
     line(f"study.nope={'[' * 3000}", "cannot be read", name="3,000 brackets"),
     line("trainer.lr=-1", "trainer.lr=-1: must be auto or a number in (0, 1]"),
@@ -273,6 +273,8 @@ RUNS = [case for command in ("report", "compare", "study scaling") for case in (
         rows__jsonl=f'{json.dumps(ROW)}\n{{"run', run__json=json.dumps(RUN)),
     run("rows of another kind", f"{command} runs/a", "rows.jsonl", "no 'run'", rows__jsonl="{}\n", run__json=json.dumps(RUN)),
     run("rows not UTF-8", f"{command} runs/a", "rows.jsonl:1: not UTF-8", rows__jsonl=b"\xff\xfe{}", run__json=json.dumps(RUN)),
+    run("a value that is text", f"{command} runs/a", "runs/a/rows.jsonl", "value", rows__jsonl=json.dumps({**ROW, "value": "x"}),
+        run__json=json.dumps(RUN)),
     run("a file", f"{command} runs/a/rows.jsonl", "runs/a/rows.jsonl", rows__jsonl=json.dumps(ROW), run__json=json.dumps(RUN)),
 )]
 
@@ -312,5 +314,5 @@ def thinned(cases: list[Case], keep: int) -> list[Case]:
     return [replace(case, long=i % keep > 0) for i, case in enumerate(cases)]
 
 
-CASES = [*thinned(KEYS, 2), *thinned(VALUES, 5), *thinned(CHOICES, 2), *thinned(FITS, 4), *thinned(YAML, 3), *thinned(ENVIRONMENT, 2),
-         *thinned(RUNS, 3), *thinned(COMMANDS, 2)]
+CASES = [*thinned(KEYS, 3), *thinned(VALUES, 8), *thinned(CHOICES, 3), *thinned(FITS, 6), *thinned(YAML, 3), *thinned(ENVIRONMENT, 3),
+         *thinned(RUNS, 3), *thinned(COMMANDS, 3)]

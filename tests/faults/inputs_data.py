@@ -67,3 +67,14 @@ CASES = [
     Case("a number of 5,000 digits", evaluate("mi_eval"), ("deu.jsonl:1: holds a number of more than 4,300 digits", "write it as text"),
          {"deu.jsonl": f'{{"instruction": "a", "id": {"9" * 5000}}}\n'}),
 ]
+
+OLD, NEW = "\r", "\r\n"  # line ends of old Macs and of Windows
+BOM = b"\xef\xbb\xbf"
+# what an editor or another system does to a file without harm
+CASES_ACCEPTED = [
+    Case("byte order marks, other line ends, blank lines", [*PARALLEL, *ALPACA[4:], "dictionary.path=d.txt", "plan=true"], ("results",),
+         {"a.jsonl": BOM + ROW.replace("\n", 2 * NEW).encode() + ROW.encode(), "d.txt": BOM + b"mill\tmylly\r\n\r\n",
+          **pairs(FIN.replace("\n", OLD), BOM + ENG.replace("\n", NEW).encode())}),
+    Case("a line of 10 MB and signs that end no line", [*PARALLEL, *ALPACA[4:], "plan=true"], ("results",),
+         {"a.jsonl": ROW + ROW.replace("It", "so\u2028it\x85is " * 900_000), **pairs("a\u2028b\x0bc\x0cd\x85e\n" * 2)}),
+]

@@ -79,6 +79,9 @@ def test_the_same_command_gives_the_same_bytes_elsewhere(tmp_path: Path, paralle
     one, two = twice(tmp_path, SDRRL, parallel_files)
     same(one, two, 10)
     assert {"rows.jsonl", "model/model.safetensors", "predictions/after/fin/choice.jsonl"} <= set(content(one))
+    for run in (one, two):
+        assert json.loads((run / "run.json").read_text(encoding="utf-8"))["repeatable"] == "yes, on CPU with 1 thread"
+        assert "- repeatable: yes, on CPU with 1 thread\n" in (run / "model/README.md").read_text(encoding="utf-8")
     keys = [[(r["name"], r["key"], {n: f["sha256"] for n, f in r["files"].items() if n != "log.jsonl"})
              for r in json.loads((run / "receipts.json").read_text(encoding="utf-8"))] for run in (one, two)]
     assert keys[0] == keys[1]

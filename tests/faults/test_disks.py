@@ -173,7 +173,7 @@ def test_no_home(tmp_path: Path, argv: list[str], home: str | None) -> None:
     assert done.returncode == 0, done.stderr
     if home:
         line = refusal(forked(argv, tmp_path, {"XALIGN_CACHE": "~/cache"}, before=before, without=("torch",)))
-        assert "/proc/nowhere/cache" in line and "cache=DIR" in line, line
+        assert "/proc/nowhere" in line and "cache=DIR" in line, line
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.EDQUOT, errno.EIO])

@@ -166,7 +166,11 @@ ENCODERS: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-@pytest.mark.parametrize("kind, name", [("causal", n) for n in BUILT] + [("encoder", n) for n in ENCODERS])
+SLOW = ("a vision model",)  # as a causal model: transformers then imports all its configurations
+
+
+@pytest.mark.parametrize("kind, name", [pytest.param("causal", n, marks=[pytest.mark.long] * (n in SLOW)) for n in BUILT]
+                         + [("encoder", n) for n in ENCODERS])
 def test_refused_when_the_model_is_built(kind, name, intact, tmp_path):
     """transformers makes missing weights up, opens others under its own names, and raises errors of a dozen kinds."""
     folder = tmp_path / "m"

@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -251,8 +251,20 @@ def size(found: Any) -> list[int] | int:
     return [len(x) for x in found] if isinstance(found, tuple) else len(found)
 
 
+@pytest.fixture
+def impatient() -> Iterator[None]:
+    """An alarm fails the test."""
+    def waiting(*_: Any) -> None:
+        pytest.fail("the reader waits for a pipe, or reads a device without end")
+
+    before = signal.signal(signal.SIGALRM, waiting)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
 @pytest.mark.parametrize("name", ALL)
-def test_what_is_no_regular_file_is_refused_and_never_waited_for(tmp_path, name):
+def test_what_is_no_regular_file_is_refused_and_never_waited_for(tmp_path, impatient, name):
     reader = READERS[name]
     if reader.kind == "own":
         pytest.skip("may be a run's folder; what is not there has no answers")
@@ -261,7 +273,7 @@ def test_what_is_no_regular_file_is_refused_and_never_waited_for(tmp_path, name)
         path = reader.put(tmp_path)
         path.unlink()
         make(path)
-        signal.alarm(20)  # a reader that waits for a pipe ends the tests here
+        signal.alarm(5)
         with pytest.raises(XalignError) as e:
             reader.read(tmp_path)
         signal.alarm(0)

@@ -136,8 +136,8 @@ def test_any_value_anywhere_is_refused_or_taken(data):
     refused_or_taken(lambda: make_run(config, chosen))
 
 
-PIECES = st.sampled_from(["lang", "seed", "method", "task", "task.lab", "trainer.lr", "hydra", "range(0,1e9)", "glob(*)", "null", "nan", "true",
-                          *"+~=@:,./[]{}'\"\\ \t\n0", "${", "1e9", "-m", "-", "--config-dir"])
+PIECES = st.sampled_from(["lang", "seed", "method", "task", "task.lab", "trainer.lr", "hydra", "range(0,1e9)", "glob(*)", "null", "nan",
+                          "true", *"+~=@:,./[]{}'\"\\ \t\n0", "${", "1e9", "-m", "-", "--config-dir"])
 OVERRIDE = st.lists(PIECES | st.text(max_size=4), max_size=12).map("".join)
 
 

@@ -158,6 +158,7 @@ VALUES = {"a password in an address": "backbone.name=https://user:plantedpasswor
           "what the environment holds": "tracker.project=plantedpassword-x", "in a list": "tracker.tags=[a,sk-plantedpassword0123456789]",
           "by name of its variable": "tracker.project=${oc.env:MY_SERVICE_TOKEN}", "of a launcher": "hydra.sweep.dir=plantedpassword-x",
           "under an unknown key": "tracker.api_key=plantedpassword-x", "not readable": "x?token=plantedpassword=[",
+          "in one job of several": "tracker.entity=mine,hf_plantedpasswordABCDEFGHIJKLMNOPQRS",
           "a judge's address": "metric.judge.url=https://user:plantedpassword@host/v1"}
 
 

@@ -8,6 +8,7 @@ import pickle
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from conftest import ROOT, TINY
 from faultkit import forked, refusal
 
 from xalign.backbones.tiny import make_tiny
+from xalign.config import XalignError
 
 # what could run code, or write where it should not: (a dotted name's end, a keyword that makes it harmless or harmful) → why
 CALLS = {"eval": "runs text as code", "exec": "runs text as code", "__import__": "imports by name", "system": "a shell",
@@ -197,3 +199,38 @@ def test_with_trust_the_code_of_the_folder_runs(plain_model: Path, tmp_path: Pat
     """So the tests above would see it."""
     done, marker, log = evaluate(hostile(plain_model, tmp_path / "model", "planted"), tmp_path, "backbone.trust_remote_code=true")
     assert marker and log, done.stderr[-2000:]
+
+
+def test_no_script_of_a_data_folder_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder in the hub's layout with the loading script that `datasets` once ran, and pickles beside its rows."""
+    from xalign.tasks.files import HubFile, fetch
+
+    folder, marker = tmp_path / "planted", tmp_path / "marker"
+    folder.mkdir()
+    for name in ("planted.py", "__init__.py", "setup.py"):
+        (folder / name).write_text(f"open({str(marker)!r}, 'a').write(__name__)\n")
+    for name in ("rows.pkl", "rows.pt", "state.json.pkl", "x.npy"):
+        (folder / name).write_bytes(pickle.dumps(Bomb()))
+    monkeypatch.setenv("XALIGN_TEST_MARKER", str(marker))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    target = tmp_path / "official.jsonl"
+    with pytest.raises(XalignError, match=r"planted: test could not be read"):
+        fetch(HubFile("official.jsonl", str(folder), None, "test"), "main", target)
+    (folder / "test.jsonl").write_text('{"a": 1}\n')
+    with suppress(XalignError):  # a release may refuse the folder for its script
+        fetch(HubFile("official.jsonl", str(folder), None, "test"), "main", target)
+    assert not marker.exists()
+
+
+def test_a_data_file_is_only_read(tmp_path: Path, parallel_files: Path) -> None:
+    """YAML tags, templates and formats in data are text; what Python would import from beside the data is not."""
+    texts = ["!!python/object/apply:os.system [touch planted]", "{{ ''.__class__.__mro__ }}", "{0.__class__}", "%(x)s", "__import__('os')",
+             "${oc.env:HOME}", "<|im_start|>system"]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"instruction": t, "output": t}) + "\n" for t in texts * 4))
+    for name in ("alpaca.py", "sitecustomize.py", "a.py"):
+        (tmp_path / name).write_text("open('planted', 'a')\n")
+    log = tmp_path / "watched"
+    done = forked(["method=sft", "data=alpaca", "data.path=a.jsonl", "lang=fin", "parallel=files", f"parallel.path={parallel_files}",
+                   "backbone=tiny", "tracker=none", "plan=true", f"cache={tmp_path / 'cache'}"], tmp_path, before=watch([tmp_path], log))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert not log.exists() and not (tmp_path / "planted").exists()

@@ -215,7 +215,7 @@ def read_published(path: str) -> tuple[dict[int, Optimum], dict[str, float]]:
     except (yaml.YAMLError, RecursionError) as e:
         raise XalignError(f"{path}: is no YAML ({str(e).splitlines()[0]}); write {SHAPE}") from None
     if not isinstance(values, dict):
-        raise XalignError(f"{path}: holds no budgets; write {SHAPE}")
+        raise XalignError(f"{path}: must hold {SHAPE}; write one budget a line")
     most = _numbers(values.pop("most", None) or {}, f"{path}: most")
     found = {}
     for k, entry in values.items():

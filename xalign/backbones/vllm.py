@@ -39,8 +39,7 @@ class VllmBackbone(CausalBackbone):
         own = GenerationConfig.from_pretrained(folder) if (folder / "generation_config.json").is_file() else None
         super().__init__(SimpleNamespace(config=AutoConfig.from_pretrained(folder, **options), generation_config=own), tokenizer, node)
         # generation_config=vllm: not the model's own repetition penalty
-        self.engine = LLM(model=str(folder), dtype=node.dtype, max_model_len=self.max_length, generation_config="vllm",
-                          load_format="safetensors", **options)
+        self.engine = LLM(model=str(folder), dtype=node.dtype, max_model_len=self.max_length, generation_config="vllm", **options)
         self.max_length -= 1  # even to score, vLLM writes a token
 
     def _ask(self, rows: list[list[int]], **params: Any) -> list[Any]:

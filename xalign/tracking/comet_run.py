@@ -26,6 +26,7 @@ class CometRun:
     def __init__(self, node: Comet, begin: Start, say: Say) -> None:
         # it logs tracebacks of what it survives; a run must end in bounded time
         limits = {"COMET_LOGGING_CONSOLE": "CRITICAL", "COMET_TIMEOUT_CLEANING": f"{node.finish_timeout:.0f}",
+                  "COMET_ERROR_TRACKING_ENABLE": "false",  # it would send tracebacks with their variables elsewhere
                   "COMET_TIMEOUT_UPLOAD": f"{node.finish_timeout:.0f}", "COMET_TIMEOUT_FILE_UPLOAD": f"{node.finish_timeout:.0f}"}
         for name, value in limits.items():
             os.environ.setdefault(name, value)
