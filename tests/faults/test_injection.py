@@ -179,7 +179,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["m[red]", "[bold", "a\x1b[31mb", "a\rb", "\u202ex", "a\nxalign: b", "<img src=x>`|", "$(id)", "-x"])
+@pytest.mark.parametrize("name", ["m[red] [bold", "a\x1b[31mb\rc\u202e", "a\nxalign: b"])
 def test_a_model_folder_may_be_called_anything(name: str, model: Path, tmp_path: Path) -> None:
     """The plan names it, and stays a plan."""
     folder = tmp_path / "models" / name
@@ -241,7 +241,7 @@ def test_the_cards_code_is_ours(evil: str, checked: Run, tmp_path: Path) -> None
     assert "__import__" not in names
 
 
-@pytest.mark.parametrize("text", ["$\\frac{", "$x$", "a $ b", "_hidden", "%s", "{x}", "\x1b[31m", "\u202ex"])
+@pytest.mark.parametrize("text", ["$\\frac{", "$x$", "\x1b[31m"])
 def test_a_plot_shows_text_as_it_is(text: str, tmp_path: Path) -> None:
     with warnings.catch_warnings(), rc_context(STYLE):
         warnings.simplefilter("ignore")
@@ -250,8 +250,6 @@ def test_a_plot_shows_text_as_it_is(text: str, tmp_path: Path) -> None:
         axis.set_title(text)
         axis.set_xscale("log")
         save(figure, tmp_path / "p.png")
-        save(figure, tmp_path / "p.svg")
-        save(figure, tmp_path / "p.pdf")
     assert not axis.title.get_parse_math()
 
 

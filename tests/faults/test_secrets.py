@@ -162,8 +162,7 @@ VALUES = {"a password in an address": "backbone.name=https://user:plantedpasswor
           "a judge's address": "metric.judge.url=https://user:plantedpassword@host/v1"}
 
 
-@pytest.mark.parametrize("sweep", [False, True])
-@pytest.mark.parametrize("name", VALUES)
+@pytest.mark.parametrize(("name", "sweep"), [*((name, False) for name in VALUES), ("a token", True), ("in one job of several", True)])
 def test_a_secret_is_no_configuration_value(name: str, sweep: bool, tmp_path: Path) -> None:
     """Refused before torch is imported and before anything is written, and not repeated in the message."""
     argv = ["method=sft", "lang=fin", *(["-m", "seed=0,1"] if sweep else []), VALUES[name]]
