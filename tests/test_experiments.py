@@ -186,7 +186,7 @@ def test_the_command_line_wins_over_the_file() -> None:
 
 def test_a_job_that_lacks_its_file_says_which(files: Path) -> None:
     (files / "data/alpaca_data.json").unlink()
-    with pytest.raises(ConfigError, match=r"data.path=data/alpaca_data.json: there is no such file"):
+    with pytest.raises(ConfigError, match=r"data.path=data/alpaca_data.json: no such file"):
         checked(*plain(composed("sdrrl_table2", "lang=fin")))
 
 

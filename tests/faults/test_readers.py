@@ -8,7 +8,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -506,3 +506,18 @@ def test_a_file_of_another_user_is_refused_by_name(tmp_path):
             AlpacaData(str(path)).check_run(run_of())
     finally:
         os.seteuid(0)
+
+
+def test_an_empty_stop_that_would_end_every_answer_is_refused():
+    with pytest.raises(XalignError, match=r"task\.flores\.stop=\[''\]: an empty text would end every answer at once; name texts"):
+        FloresTask(stop=[""]).check("task.flores")
+
+
+def test_hub_rows_of_another_shape_are_refused_by_name(tmp_path):
+    from xalign.tasks.files import fetch
+
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "test.jsonl").write_bytes(lines({"sentence": "Die Mühle"}))
+    file = NtrexTask().hub("deu", "eng")[0]
+    with pytest.raises(XalignError, match=r"rows.*: test is not as the benchmark's rows are \(KeyError.*name it in task\.path"):
+        fetch(replace(file, repo=str(tmp_path / "rows")), "main", tmp_path / "deu.txt")

@@ -156,25 +156,32 @@ def fetch(file: HubFile, revision: str, target: Path) -> dict[str, Any]:
 
     where = f"{file.repo}{f' ({file.config})' if file.config else ''}"
     local = Path(file.repo).is_dir()
-    commit = None
+
+    def commit_of(name: str) -> str | None:  # asked first: a branch may move while the rows come
+        from huggingface_hub import HfApi
+
+        return None if local else HfApi().dataset_info(file.repo, revision=name).sha
+
     try:
+        commit = commit_of(revision)
         try:
-            rows = load_dataset(file.repo, file.config, split=file.split, **({} if local else {"revision": revision}))
+            rows = load_dataset(file.repo, file.config, split=file.split, **({"revision": commit} if commit else {}))
         except RuntimeError as e:
             if local or "scripts" not in str(e):
                 raise
-            revision = "refs/convert/parquet"  # the hub's own conversion of what only the repository's code can read
-            rows = load_dataset(file.repo, data_dir=file.config, split=file.split, revision=revision)
-        if not local:
-            from huggingface_hub import HfApi
-
-            commit = HfApi().dataset_info(file.repo, revision=revision).sha
+            commit = commit_of("refs/convert/parquet")  # the hub's own conversion of what only the repository's code can read
+            rows = load_dataset(file.repo, data_dir=file.config, split=file.split, revision=commit)
     except Exception as e:  # a dozen libraries' errors: no network, no such repository, gated, script refused
         reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
         raise XalignError(f"{where}: {file.split} could not be read from the hub ({reason}); put the official file in a folder and name it "
                           "in task.path") from None
+    try:
+        text = file.write(rows)
+    except (KeyError, IndexError, TypeError, ValueError) as e:
+        raise XalignError(f"{where}: {file.split} is not as the benchmark's rows are ({type(e).__name__}: {e}); put the official file in a "
+                          "folder and name it in task.path") from None
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(file.write(rows), encoding="utf-8", newline="\n")
+    target.write_text(text, encoding="utf-8", newline="\n")
     return {"rows": len(rows), "commit": commit}
 
 

@@ -64,6 +64,11 @@ class TextFileTask(FileTask):
     beams: int = within(1, low=1, high=64)
     stop: list[str] = field(default_factory=list)
 
+    def check(self, path: str) -> None:
+        super().check(path)
+        if "" in self.stop:
+            raise ConfigError(f"{path}.stop={list(self.stop)}: an empty text would end every answer at once; name texts, or [] for none")
+
     def read(self, folder: Path, lang: str, source: str) -> tuple[list[TextItem], list[TextItem]]:
         """(items to solve before the question, items): the first list is empty unless the release has a file for it.
 
