@@ -152,7 +152,7 @@ def test_a_paws_x_file_without_header_or_in_another_coding_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("changes, what", [
-    ({"label": 2}, "label=2: must be 0 or 1"), ({"label": "0"}, "label=0: must be 0 or 1"), ({"label": True}, "label=True"),
+    ({"label": 2}, "label=2: must be 0 or 1"), ({"label": "0"}, "label=0: must be 0 or 1"), ({"label": True}, "label=true"),
     ({"question": "why"}, "question=why: must be cause or effect"), ({"question": ["cause"]}, "must be cause or effect"),
     ({"premise": " "}, "'premise' is missing or empty"), ({"choice2": None}, "'choice2' is missing or empty"),
     ({"idx": 0}, "idx=0: occurs a second time"),

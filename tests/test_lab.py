@@ -272,8 +272,8 @@ def test_the_amount_of_training_data_follows_the_backbone(tmp_path: Path) -> Non
 @pytest.mark.parametrize("values, message", [
     ({"questions": "many"}, "data.questions=many: must be auto or a whole number in [1, 100000]; there are 582"),
     ({"questions": 0}, "data.questions=0: must be auto"), ({"questions": 1.5}, "data.questions=1.5: must be auto"),
-    ({"questions": True}, "data.questions=True: must be auto"), ({"terms": -1}, "data.terms=-1: must be auto or a whole number in [0,"),
-    ({"terms": None}, "data.terms=None: must be auto"),
+    ({"questions": True}, "data.questions=true: must be auto"), ({"terms": -1}, "data.terms=-1: must be auto or a whole number in [0,"),
+    ({"terms": None}, "data.terms=null: must be auto"),
 ])
 def test_a_wrong_amount_is_refused(values: dict, message: str) -> None:
     target = {"_target_": "xalign.data.lab.LabData"}

@@ -87,6 +87,18 @@ def test_the_same_command_gives_the_same_bytes_elsewhere(tmp_path: Path, paralle
     assert keys[0] == keys[1]
 
 
+@pytest.mark.parametrize("kind", ["chat", "similarity", "cross"])
+def test_a_model_saved_again_has_the_same_bytes(kind: str, tmp_path: Path) -> None:
+    from test_properties_models import backbone
+
+    model, found = backbone(kind), set()
+    for k in range(8):  # what a hash map orders is another order at each time
+        (tmp_path / str(k)).mkdir()
+        model.save(tmp_path / str(k))
+        found.add(tuple((p.name, p.read_bytes()) for p in sorted((tmp_path / str(k)).iterdir())))
+    assert len(found) == 1
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("argv", [
     ["method=ml_dft", "lang=jpn", *TINY, "backbone=tiny_encoder"], ["method=sft", "lang=fin", *TINY, "backbone=tiny_encoder"],

@@ -196,7 +196,7 @@ class EncoderBackbone(Trainable):
         self.tokenizer.save_pretrained(folder)
         name_tokenizer(Path(folder))
         save_file({k: v.contiguous() for k, v in self.model.head.state_dict().items()}, str(Path(folder) / HEAD),
-                  metadata={"format": "pt", "head": self.model.kind})
+                  metadata={"format": "pt"})
 
 
 def make_row(id: str, parts: Sequence[Sequence[int]], **more: Any) -> Row:

@@ -11,6 +11,7 @@ from xalign.languages import LANGUAGES
 from xalign.tasks.choicefiles import ChoiceFileTask
 from xalign.tasks.files import HubFile, cluster_of, text_of
 from xalign.tasks.ranking import Question
+from xalign.values import shown
 
 TEXTS = ("flores_passage", "question", "mc_answer1", "mc_answer2", "mc_answer3", "mc_answer4")
 NEUTRAL = "Answer:"
@@ -61,7 +62,7 @@ def read_questions(path: Path, prompt: str) -> list[Question]:
         for key in TEXTS:
             text_of(row, key, f"{path}:{number}", "BELEBELE")
         if str(row.get("correct_answer_num")) not in ("1", "2", "3", "4"):
-            raise XalignError(f"{path}:{number}: correct_answer_num={row.get('correct_answer_num')}: must be 1, 2, 3 or 4; "
+            raise XalignError(f"{path}:{number}: correct_answer_num={shown(row.get('correct_answer_num'))}: must be 1, 2, 3 or 4; "
                               "use BELEBELE's official file")
         passage, question = row["flores_passage"], row["question"]
         text = f"P: {passage}\nQ: {question}\nAnswer:" if prompt == "plain" else f"{passage}\n\n{question}"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from xalign.config import XalignError
 from xalign.data.reading import text_lines
+from xalign.values import shown
 
 
 def lines_of(path: Path, title: str) -> list[tuple[int, str]]:
@@ -47,7 +48,7 @@ def tagged_sentences(path: Path, tags: Sequence[str], title: str) -> list[tuple[
             continue
         word, _, tag = line.replace("\t", " ").rpartition(" ")
         if not word.strip() or tag not in tags:
-            raise XalignError(f"{path}:{number}: {line!r}: must be a word, a space and one of {', '.join(tags)}; "
+            raise XalignError(f"{path}:{number}: '{shown(line)}': must be a word, a space and one of {', '.join(tags)}; "
                               f"use {title}'s official file")
         out[-1][0].append(word.strip())
         out[-1][1].append(tag)

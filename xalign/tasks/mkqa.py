@@ -18,6 +18,7 @@ from xalign.tasks.files import HubFile, text_of
 from xalign.tasks.qa import AnswerTask, ask
 from xalign.tasks.textfiles import TextItem
 from xalign.tasks.wording import words
+from xalign.values import shown
 
 if TYPE_CHECKING:
     from xalign.config import Run
@@ -124,7 +125,8 @@ def read_mkqa(path: Path, code: str) -> Iterator[tuple[str, str, tuple[str, ...]
         for answer in given:
             if not isinstance(answer, dict) or answer.get("type") not in TYPES:
                 found = answer.get("type") if isinstance(answer, dict) else answer
-                raise XalignError(f"{where}: answers.{code}: type={found}: must be one of {', '.join(TYPES)}; use MKQA's official file")
+                raise XalignError(f"{where}: answers.{code}: type={shown(found)}: must be one of {', '.join(TYPES)}; "
+                                  "use MKQA's official file")
             aliases = answer.get("aliases") or []
             own = [answer.get("text") or "", *(aliases if isinstance(aliases, list) else [0])]
             if not all(isinstance(text, str) for text in own):
@@ -132,7 +134,7 @@ def read_mkqa(path: Path, code: str) -> Iterator[tuple[str, str, tuple[str, ...]
             right += own
         ident = ident_of(row, "example_id", None, where)
         if ident in seen:
-            raise XalignError(f"{where}: example_id={ident}: is here a second time; use MKQA's official file")
+            raise XalignError(f"{where}: example_id={shown(ident)}: is here a second time; use MKQA's official file")
         seen.add(ident)
         yield ident, query, tuple(dict.fromkeys(right))
 

@@ -13,6 +13,7 @@ from xalign.tasks.base import Evaluation, Journal
 from xalign.tasks.files import text_of
 from xalign.tasks.learned import add_judged, answers
 from xalign.tasks.textfiles import TextFileTask, TextItem
+from xalign.values import shown
 
 if TYPE_CHECKING:
     from xalign.cache import Stage
@@ -102,12 +103,12 @@ def read_instructions(path: Path, lang: str) -> list[tuple[str, str]]:
                 raise XalignError(f"{where}: 'lang' is missing; name the instruction's language (ISO 639-3: {lang})")
             if of(row["lang"]) != lang:
                 if path.name != SHARED:
-                    raise XalignError(f"{where}: lang={row['lang']}: is not {LANGUAGES[lang].name}, which this file's name says; "
+                    raise XalignError(f"{where}: lang={shown(row['lang'])}: is not {LANGUAGES[lang].name}, which this file's name says; "
                                       f"put it into {SHARED}, which takes every language")
                 continue
         code = ident_of(row, "question_id" if "question_id" in row else "id", len(out) + 1, where)
         if code in seen:
-            raise XalignError(f"{where}: id={code}: occurs a second time in {LANGUAGES[lang].name}; give each instruction its own")
+            raise XalignError(f"{where}: id={shown(code)}: occurs a second time in {LANGUAGES[lang].name}; give each instruction its own")
         seen.add(code)
         out.append((code, text))
     return out

@@ -12,6 +12,7 @@ from xalign.languages import LANGUAGES
 from xalign.tasks.choicefiles import ChoiceFileTask, check_places, fill
 from xalign.tasks.files import HubFile, cluster_of
 from xalign.tasks.ranking import Question
+from xalign.values import shown
 
 OPTIONS = ("no", "yes")  # in the order of the labels 0 and 1
 COLUMNS = ("id", "sentence1", "sentence2", "label")
@@ -86,9 +87,9 @@ def read_pairs(path: Path, prompt: str) -> tuple[list[Question], dict[str, int]]
                               "use PAWS-X's official file")
         code, first, second, label = (text.strip() for text in row)
         if label not in ("0", "1"):
-            raise XalignError(f"{path}:{number}: label={label}: must be 0 or 1; use PAWS-X's official file")
+            raise XalignError(f"{path}:{number}: label={shown(label)}: must be 0 or 1; use PAWS-X's official file")
         if code in seen:
-            raise XalignError(f"{path}:{number}: id={code}: occurs a second time; use PAWS-X's official file")
+            raise XalignError(f"{path}:{number}: id={shown(code)}: occurs a second time; use PAWS-X's official file")
         seen.add(code)
         if first in NOT_TRANSLATED or second in NOT_TRANSLATED:
             left_out += 1

@@ -17,6 +17,7 @@ from xalign.tasks.base import Evaluation
 from xalign.tasks.files import HubFile, cluster_of, text_of
 from xalign.tasks.qa import AnswerTask, ask
 from xalign.tasks.textfiles import TextItem
+from xalign.values import shown
 
 if TYPE_CHECKING:
     from xalign.config import Run
@@ -134,7 +135,7 @@ def read_squad(path: Path, title: str) -> Iterator[tuple[str, str, str, tuple[st
                 if not answers:
                     raise XalignError(f"{where}: 'answers' is empty; every question of {title} has one: use its official file")
                 if code in seen:
-                    raise XalignError(f"{where}: id={code}: occurs a second time; use {title}'s official file")
+                    raise XalignError(f"{where}: id={shown(code)}: occurs a second time; use {title}'s official file")
                 seen.add(code)
                 yield code, passage, question, answers
 

@@ -11,6 +11,7 @@ from xalign.languages import LANGUAGES
 from xalign.tasks.choicefiles import ChoiceFileTask, check_places, fill
 from xalign.tasks.files import HubFile, cluster_of, text_of
 from xalign.tasks.ranking import Question
+from xalign.values import shown
 
 QUESTIONS = {"cause": "What was the cause?", "effect": "What happened as a result?"}
 PLACES = ("premise", "question")
@@ -65,12 +66,12 @@ def read_premises(path: Path, prompt: str) -> list[Question]:
         premise, *options = (text_of(row, key, where, "XCOPA") for key in ("premise", "choice1", "choice2"))
         asked, label = row.get("question"), row.get("label")
         if not isinstance(asked, str) or asked not in QUESTIONS:
-            raise XalignError(f"{where}: question={asked}: must be cause or effect; use XCOPA's official file")
+            raise XalignError(f"{where}: question={shown(asked)}: must be cause or effect; use XCOPA's official file")
         if type(label) is not int or label not in (0, 1):
-            raise XalignError(f"{where}: label={label}: must be 0 or 1; use XCOPA's official file")
+            raise XalignError(f"{where}: label={shown(label)}: must be 0 or 1; use XCOPA's official file")
         code = f"xcopa/{ident_of(row, 'idx', number, where)}"
         if code in seen:
-            raise XalignError(f"{where}: idx={row.get('idx')}: occurs a second time; use XCOPA's official file")
+            raise XalignError(f"{where}: idx={shown(row.get('idx'))}: occurs a second time; use XCOPA's official file")
         seen.add(code)
         text, neutral = (fill(prompt, premise=p, question=QUESTIONS[asked]) for p in (premise, ""))
         out.append(Question(code, asked, code, text, tuple(options), label, neutral))

@@ -21,6 +21,7 @@ from xalign.tasks.pawsx import PawsXTask
 from xalign.tasks.ranking import Question, option_scores
 from xalign.tasks.worded import WordedChoiceTask
 from xalign.tasks.wording import say, words
+from xalign.values import shown
 
 if TYPE_CHECKING:
     from xalign.config import Run
@@ -77,7 +78,7 @@ class XglueTask(WordedChoiceTask):
         out, told_in = [], self.told_in(lang, source)
         for where, (*texts, label) in rows_of(path, self.columns, self.title):
             if label not in self.labels:
-                raise XalignError(f"{where}: {self.columns[-1]} {label!r}: must be one of {', '.join(self.labels)}; "
+                raise XalignError(f"{where}: {self.columns[-1]} '{shown(label)}': must be one of {', '.join(self.labels)}; "
                                   f"use {self.title}'s official file")
             text, neutral, options = self.ask([first_words(t, self.max_words) for t in texts], told_in)
             out.append(Question(f"{self.name}/{len(out) + 1}", self.name, cluster_of(texts[0]), text, options, self.gold(label), neutral,

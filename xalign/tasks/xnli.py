@@ -13,6 +13,7 @@ from xalign.tasks.files import HubFile, cluster_of
 from xalign.tasks.ranking import Question
 from xalign.tasks.worded import WordedChoiceTask
 from xalign.tasks.wording import say, words
+from xalign.values import shown
 
 if TYPE_CHECKING:
     from xalign.config import Run
@@ -82,7 +83,7 @@ def read_pairs(path: Path, code: str, told_in: str) -> list[Question]:
                               "use XNLI's official file")
         _, label, premise, hypothesis, pair = (row[k].strip() for k in at)
         if pair in seen:
-            raise XalignError(f"{path}:{number}: pairID={pair}: occurs a second time in language {code}; use XNLI's official file")
+            raise XalignError(f"{path}:{number}: pairID={shown(pair)}: occurs a second time in language {code}; use XNLI's official file")
         seen.add(pair)
         out.append(question(f"xnli/{pair}", premise, hypothesis, label, told_in, f"{path}:{number}"))
     if not out:
@@ -93,7 +94,7 @@ def read_pairs(path: Path, code: str, told_in: str) -> list[Question]:
 def question(id: str, premise: str, hypothesis: str, label: str, told_in: str, where: str) -> Question:
     """One pair as a ranked question; `label` as the file has it."""
     if label not in LABELS:
-        raise XalignError(f"{where}: label {label!r}: must be one of {', '.join(LABELS)}; use the official file")
+        raise XalignError(f"{where}: label '{shown(label)}': must be one of {', '.join(LABELS)}; use the official file")
     if not premise or not hypothesis:
         raise XalignError(f"{where}: has an empty sentence; use the official file")
     asked = say(told_in, "nli_question")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from xalign.cache import Artifact, Stage
 from xalign.config import ConfigError, Node, Run
 from xalign.data.examples import Example, write_jsonl
+from xalign.values import shown
 
 if TYPE_CHECKING:
     from xalign.data.lab.facts import Fact
@@ -22,7 +23,7 @@ TERMS = {"causal": 0, "encoder": 240}
 def whole(value: Any, key: str, low: int, high: int, note: str) -> None:
     """Raise ConfigError unless `value` is ``auto`` or a whole number in [low, high]."""
     if value != "auto" and (not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high):
-        raise ConfigError(f"{key}={value}: must be auto or a whole number in [{low}, {high}]; {note}")
+        raise ConfigError(f"{key}={shown(value)}: must be auto or a whole number in [{low}, {high}]; {note}")
 
 
 @dataclass(frozen=True)
