@@ -1,6 +1,8 @@
-"""What the fault tests share: the command line in a forked child of the test process, and what a good refusal is."""
+"""What the fault tests share: the command line in a child process that is there at once, and what a good refusal is."""
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
 import re
 import signal
@@ -11,51 +13,63 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+import cloudpickle
+
+# Children are forked from a process of their own: importing torch anew takes seconds, and the tests' process, which trains, has threads.
+_START = multiprocessing.get_context("forkserver")
+_START.set_forkserver_preload(["hydra", "hydra.core.override_parser.overrides_parser", "rich.table", "transformers", "xalign.sweep",
+                               "xalign.pipeline", "xalign.commandline", "xalign.training.trainer", "deepspeed"])
+os.environ.setdefault("DS_LOG_LEVEL", "error")
+
 
 def forked(argv: list[str], cwd: Path, env: dict[str, str] | None = None, without: tuple[str, ...] = (),
-           before: Callable[[], None] | None = None, timeout: int = 120) -> subprocess.CompletedProcess[str]:
-    """``python -m xalign ARGV`` as a user would see it; forked, since importing torch anew takes seconds.
+           before: Callable[[], object] | None = None, timeout: int = 120) -> subprocess.CompletedProcess[str]:
+    """``python -m xalign ARGV`` as a user would see it.
 
     Args:
         without: modules whose import shall fail in the child, e.g. ``("torch",)`` for what must be refused before torch is imported.
         before: called in the child before the command.
     """
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        child = os.fork()
-        if not child:
-            code = 70
-            try:
-                os.dup2(out.fileno(), 1)
-                os.dup2(err.fileno(), 2)
-                # not pytest's captures: what is printed goes to the two files
-                sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-                sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-                os.chdir(cwd)
-                os.environ.update(env or {})
-                for name in without:
-                    for loaded in [m for m in sys.modules if m == name or m.startswith(name + ".")]:
-                        del sys.modules[loaded]
-                    sys.modules[name] = None  # type: ignore[assignment]
-                if before:
-                    before()
-                signal.alarm(timeout)
-                from xalign.__main__ import main
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = (Path(folder) / name for name in ("out", "err"))
+        what = cloudpickle.dumps((list(argv), str(cwd), {**os.environ, **(env or {})}, without, before, timeout))
+        child = _START.Process(target=_command, args=(what, str(out), str(err)))
+        child.start()
+        child.join()
+        texts = [path.read_text(encoding="utf-8") if path.exists() else "" for path in (out, err)]
+        return subprocess.CompletedProcess(argv, child.exitcode or 0, *texts)
 
-                code = main(list(argv))
-            except SystemExit as e:
-                code = e.code if isinstance(e.code, int) else 1
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(code)
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        out.seek(0)
-        err.seek(0)
-        return subprocess.CompletedProcess(argv, code, out.read().decode(), err.read().decode())
+
+def _command(what: bytes, out: str, err: str) -> None:
+    code = 70
+    try:
+        for number, path in ((1, out), (2, err)):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)
+        sys.stdout, sys.stderr = (open(n, "w", encoding="utf-8", closefd=False) for n in (1, 2))  # noqa: SIM115
+        argv, cwd, env, without, before, timeout = cloudpickle.loads(what)
+        os.environ.clear()
+        os.environ.update(env)
+        os.chdir(cwd)
+        for name in without:
+            for loaded, module in list(sys.modules.items()):
+                if f"{loaded}.".startswith(f"{name}.") or name in getattr(module, "__dict__", ()):
+                    del sys.modules[loaded]  # those that have imported it too: they have to do so again
+            sys.modules[name] = None  # type: ignore[assignment]
+        if before:
+            before()
+        signal.alarm(timeout)
+        from xalign.__main__ import main
+
+        code = main(argv)
+    except SystemExit as e:
+        code = e.code if isinstance(e.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads it
+                stream.flush()
+        os._exit(code)
 
 
 def refusal(done: subprocess.CompletedProcess[str]) -> str:
