@@ -4,6 +4,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+import warnings
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -82,7 +83,8 @@ def save_to(figure: Figure, file: Path | IO[bytes], kind: str) -> None:
     level = quiet.level
     quiet.setLevel(logging.WARNING)
     try:
-        with rc_context(STYLE):
+        with rc_context(STYLE), warnings.catch_warnings():  # of signs that no font has, and of names too long for the layout
+            warnings.simplefilter("ignore", UserWarning)
             figure.savefig(file, format=kind, dpi=200, metadata=undated.get(kind), facecolor="white")
     finally:
         quiet.setLevel(level)
