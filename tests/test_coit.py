@@ -208,7 +208,7 @@ FILES = {"law.yaml": "fin: {alpha: 300, beta: -0.3}\n", "sum.yaml": "fin: 2\nfra
     ({"allocation": "optimised", "law": "law.yaml"}, r"method.allocation=optimised: shares out method.budget, and that is 0"),
     ({"allocation": "optimised", "budget": 5}, "method.allocation=optimised: needs the languages' scaling laws; name their file"),
     ({"allocation": "optimised", "budget": 5, "law": "none.yaml"}, r"method.law=none.yaml: no such file"),
-    ({"allocation": "optimised", "budget": 5, "law": "law.yaml"}, r"method.law=law.yaml: has nothing for fra; add .* lang=\['fin'"),
+    ({"allocation": "optimised", "budget": 5, "law": "law.yaml"}, r"method.law=law.yaml: has nothing for fra; add .* lang=\[fin,fra\]"),
     ({"allocation": "optimised", "budget": 5, "law": "list.yaml"}, "method.law=list.yaml: must be a mapping"),
     ({"allocation": "optimised", "budget": 5, "law": "broken.json"}, "method.law=broken.json: is neither YAML nor JSON"),
     ({"allocation": "optimised", "budget": 5, "law": "sum.yaml"}, "method.law=sum.yaml: the law of fin must be like .*, found 2"),
@@ -237,7 +237,7 @@ def test_settings(tmp_path: Path) -> None:
         assert build(values, "method") == cls()
         with pytest.raises(ConfigError, match="method.direction=sideways: must be one of target, source, both"):
             build({**values, "direction": "sideways"}, "method")
-        with pytest.raises(ConfigError, match=r"method.subsets=\[\]: leaves nothing to train on"):
+        with pytest.raises(ConfigError, match=r"method.subsets=\[\]: must name some of D, T, mt"):
             build({**values, "subsets": []}, "method")
     with pytest.raises(ConfigError, match="method.allocation=optimized: must be one of .*; did you mean 'optimised'"):
         build({**values, "allocation": "optimized"}, "method")

@@ -15,6 +15,7 @@ from xalign.backbones.node import E5Small, HubBackbone, SmolLM2
 from xalign.config import Node, Run, XalignError
 from xalign.methods.ml_ipd import MLIPD
 from xalign.methods.supervised import SFT
+from xalign.metrics.node import Metrics
 from xalign.modelcard import write_card
 from xalign.report.__main__ import main
 from xalign.report.comparison import compare, is_key
@@ -202,7 +203,7 @@ def test_the_command_line_needs_no_torch_and_survives_head(runs):
 def a_run(choices: dict[str, str], backbone, lang: tuple[str, ...] = ("fin",), method=None) -> Run:
     nodes = dict.fromkeys([n for n in Run.NODES if n != "task"], Node())
     tasks = (LabTask(),) if choices.get("task") == "lab" else ()
-    return Run(**{**nodes, "method": method or SFT(), "backbone": backbone}, tasks=tasks, lang=lang, choices=choices)
+    return Run(**{**nodes, "method": method or SFT(), "backbone": backbone, "metric": Metrics()}, tasks=tasks, lang=lang, choices=choices)
 
 
 def test_the_card_names_base_scores_costs_and_limits(tmp_path, runs):

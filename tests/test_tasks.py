@@ -211,6 +211,9 @@ class Recorder:
         self.asked: list[str] = []
         self.shots: list[tuple[str, str]] = []
 
+    def keep(self, options) -> None:
+        """Nothing is remembered."""
+
     def score(self, prompts, options, raw_text=False, shots=()):
         self.asked += prompts
         self.shots += shots

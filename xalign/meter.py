@@ -138,7 +138,7 @@ class Meter:
             cost["peak_gib_reason"] = "the peak of this process' memory cannot be measured here"
         if total["joules"] is None or nodes > 1:
             cost["energy_kwh_reason"] = (f"measured on one of {nodes} machines only" if nodes > 1 and self.energy.name else
-                                         self.energy.reason or "an earlier attempt had no energy meter")
+                                         self.energy.reason or "the energy of an earlier attempt is not known")
         else:
             cost |= {"energy_kwh": round(total["joules"] / 3.6e6, 9), "energy_meter": self.energy.name}
         cost |= share_of_peak(cost, total["seconds"], world, gpu)
@@ -156,7 +156,7 @@ def _read(spent: Path | None) -> dict[str, Any]:
             return dict(found)
     except (OSError, ValueError, TypeError, AttributeError, KeyError):
         pass
-    return {"attempts": 1, "incomplete": True}  # damaged, or an older version's
+    return {"attempts": 1, "incomplete": True, "joules": None}  # damaged, or an older version's
 
 
 def share_of_peak(cost: dict[str, Any], seconds: float, processes: int, gpu: bool) -> dict[str, Any]:

@@ -165,6 +165,13 @@ class EncoderBackbone(Trainable):
         sizes = {o: (len(ids), len(o.encode())) for o, ids in zip(distinct, tokens, strict=True)}
         return [[OptionScore(s, *sizes[o]) for s, o in zip(row, own, strict=False)] for row, own in zip(logits, options, strict=True)]
 
+    @torch.inference_mode()
+    def keep(self, options: Sequence[str]) -> None:
+        """Read the vectors of `options` and forget all others: the last digits of a score depend on what was read together."""
+        self._options.clear()
+        if options and self.model.kind == "similarity":
+            self._vectors(gather([make_row("", parts) for parts in self._parts(options[:1], [options])]))
+
     def _vectors(self, batch: ChoiceBatch) -> Tensor:
         """[N, H] of the batch's texts, those of like length together; options come back in every call, so they are kept."""
         lengths = batch.attention_mask.sum(1).tolist()

@@ -257,7 +257,9 @@ def _score(model: str, digest: str | None, references: bool, batch_size: int, ro
         from huggingface_hub import snapshot_download
 
         # a hub id has a slash; the names of older models have none, and COMET knows where they are
-        path = Path(snapshot_download(model), "checkpoints", "model.ckpt") if "/" in model else Path(download_model(model))
+        name, _, revision = model.partition("@")
+        path = Path(snapshot_download(name, revision=revision or None), "checkpoints", "model.ckpt") if "/" in model else \
+            Path(download_model(model))
         sha = hashlib.sha256()
         with open(path, "rb") as f:
             while block := f.read(1 << 20):

@@ -22,7 +22,7 @@ class Comet(Node):
 
     Attributes:
         model: COMET, which reads source, translation and reference: a local checkpoint
-            (``.../checkpoints/model.ckpt``) or a hub id such as Unbabel/wmt22-comet-da; null: none.
+            (``.../checkpoints/model.ckpt``) or a hub id such as Unbabel/wmt22-comet-da, pinned as ID@COMMIT; null: none.
         kiwi: COMETKiwi, which reads no reference; as `model`.
         python: interpreter that has unbabel-comet; null: this one.
         batch_size: texts a forward pass.

@@ -80,7 +80,11 @@ def rank_options(ev: Evaluation, questions: Sequence[Question], journal: Journal
                            if (first, text, o) not in planned]
                 groups = [options[k:k + CHUNK] for k in range(0, len(options), CHUNK)]
                 planned.update({(first, text, option): groups for option in options})
-            if pmi and any(q.id not in journal.done for q in own):
+            if all(q.id in journal.done for q in own):
+                continue
+            if ev.kind == "encoder":
+                ev.model.keep(list(dict.fromkeys(o for q in own for o in q.options)))
+            if pmi:
                 for q in own:
                     for option in q.options:
                         alone(first, q.neutral, option)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xalign.cache import Cache, write_json
+from xalign.cache import Cache, locked, write_json
 from xalign.config import Run, XalignError
 from xalign.data.examples import read_jsonl
 from xalign.rows import arrow
@@ -273,11 +273,14 @@ def results(tracker: Tracker, run: Run, plan: Plan, cache: Cache, folder: Path, 
 
 def publish(run: Run, plan: Plan, cache: Cache, folder: Path, say: Say) -> None:
     """Record a run that finished earlier in the chosen trackers that have no complete record of it."""
-    if not (lacking := missing(run, folder)):
+    if not missing(run, folder):
         return
-    tracker = begin(run, folder, say, lacking)
-    curves = Curves(tracker)
-    for record in recorded(plan, cache):
-        curves(record)
-    results(tracker, run, plan, cache, folder, say)
-    end(tracker, folder)
+    with locked(folder / ".lock", lambda: say(f"another job writes {folder}; waiting …")):
+        if not (lacking := missing(run, folder)):
+            return
+        tracker = begin(run, folder, say, lacking)
+        curves = Curves(tracker)
+        for record in recorded(plan, cache):
+            curves(record)
+        results(tracker, run, plan, cache, folder, say)
+        end(tracker, folder)
