@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
@@ -255,11 +256,14 @@ def test_ctranslate2_is_refused_where_it_cannot_work(checkpoint: Path, tmp_path:
     run, rows = SimpleNamespace(source="eng"), examples_stage(ROWS)
     assert node.stage(run, rows, "fin").key != NLLB(name=str(checkpoint)).stage(run, rows, "fin").key
     if find_spec("ctranslate2"):
-        (tmp_path / "other").mkdir()
-        (tmp_path / "other" / "config.json").write_text('{"model_type": "bert"}')
-        with pytest.raises(XalignError, match="cannot convert .*; set translator.engine=transformers") as caught:
-            Cache(tmp_path / "cache").get(NLLB(name=str(tmp_path / "other"), engine="ctranslate2").stage(run, rows, "fin"))
-        assert "\n" not in str(caught.value)
+        for kind, of, line in (("prophetnet", "ProphetNetForConditionalGeneration", "cannot convert .*; set translator.engine=transformers"),
+                               ("bert", "BertModel", "no encoder-decoder")):
+            shutil.copytree(checkpoint, tmp_path / kind)
+            config = json.loads((tmp_path / kind / "config.json").read_text())
+            (tmp_path / kind / "config.json").write_text(json.dumps(config | {"model_type": kind, "architectures": [of]}))
+            with pytest.raises(XalignError, match=line) as caught:
+                Cache(tmp_path / "cache").get(NLLB(name=str(tmp_path / kind), engine="ctranslate2").stage(run, rows, "fin"))
+            assert "\n" not in str(caught.value) and str(tmp_path / kind) in str(caught.value)
     monkeypatch.setitem(sys.modules, "ctranslate2", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="translator.engine=ctranslate2: CTranslate2 is not installed; pip install"):

@@ -51,7 +51,7 @@ def given(run: str, parallel_files: Path) -> list[str]:
 def undisturbed(argv: list[str], folder: Path) -> list[Moment]:
     """Run to the end; returns every moment in which the run changed a file."""
     folder.mkdir()
-    done = forked(argv, folder, before=listed([folder / "cache", folder / "runs"], folder / "moments"))
+    done = forked(argv, folder, before=listed([folder / "cache", folder / "runs"], folder / "moments"), timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     return read(folder / "moments")
 
@@ -71,10 +71,13 @@ def killed(argv: list[str], folder: Path, moments: Sequence[Moment], random: Ran
     died = 0
     for moment in moments:
         inside = random.choice(TORN) if moment[0] in ("open", "append", "os.mkdir") and random.random() < 0.6 else None
-        done = forked(argv, folder, before=dying([folder / "cache", folder / "runs"], moment, inside))
+        done = forked(argv, folder, before=dying([folder / "cache", folder / "runs"], moment, inside), timeout=500)
         assert done.returncode in (0, -signal.SIGKILL, -signal.SIGXFSZ), f"{moment}\n{done.stderr[-3000:]}"
         died += done.returncode < 0
-    done = forked(argv, folder)
+        if done.returncode == 0:  # the moment did not come again, and the run has ended: the next one begins anew
+            for part in ("cache", "runs"):
+                shutil.rmtree(folder / part)
+    done = forked(argv, folder, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     return died
 
@@ -89,6 +92,7 @@ def test_killed_six_times_in_a_row(tmp_path: Path, parallel_files: Path) -> None
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_killed_in_every_stage(tmp_path: Path, parallel_files: Path, run: str, seed: int) -> None:
@@ -112,6 +116,9 @@ def test_killed_by_the_clock(tmp_path: Path, parallel_files: Path) -> None:
         done = forked(argv, tmp_path / "b", before=lambda s=limit: signal.setitimer(signal.ITIMER_VIRTUAL, s))
         assert done.returncode in (0, -signal.SIGVTALRM), done.stderr[-3000:]
         died += done.returncode < 0
+        if done.returncode == 0:  # the moment did not come again, and the run has ended: the next one begins anew
+            for part in ("cache", "runs"):
+                shutil.rmtree(folder / part)
         if done.returncode == 0:
             assert_same(tmp_path / "a", tmp_path / "b")
             shutil.rmtree(tmp_path / "b" / random.choice(["cache", "runs"]))

@@ -31,7 +31,7 @@ def converted(weights: Stage, name: str) -> Stage:
         from xalign.assets import model_folder
 
         source = model_folder(inputs[0]).resolve()
-        check_folder("translator.name", source, "seq2seq")
+        check_folder(f"translator.name={source}", source, "seq2seq")
         try:
             TransformersConverter(str(source)).convert(str(folder / "model"))
         except Exception as e:  # the two libraries' versions do not always go together, which shows in any way
