@@ -256,11 +256,11 @@ def test_ctranslate2_is_refused_where_it_cannot_work(checkpoint: Path, tmp_path:
     run, rows = SimpleNamespace(source="eng"), examples_stage(ROWS)
     assert node.stage(run, rows, "fin").key != NLLB(name=str(checkpoint)).stage(run, rows, "fin").key
     if find_spec("ctranslate2"):
-        for kind, of, line in (("prophetnet", "ProphetNetForConditionalGeneration", "cannot convert .*; set translator.engine=transformers"),
-                               ("bert", "BertModel", "no encoder-decoder")):
+        for kind, both, line in (("prophetnet", True, "cannot convert .*; set translator.engine=transformers"),
+                                 ("bert", False, "no encoder-decoder")):
             shutil.copytree(checkpoint, tmp_path / kind)
             config = json.loads((tmp_path / kind / "config.json").read_text())
-            (tmp_path / kind / "config.json").write_text(json.dumps(config | {"model_type": kind, "architectures": [of]}))
+            (tmp_path / kind / "config.json").write_text(json.dumps(config | {"model_type": kind, "is_encoder_decoder": both}))
             with pytest.raises(XalignError, match=line) as caught:
                 Cache(tmp_path / "cache").get(NLLB(name=str(tmp_path / kind), engine="ctranslate2").stage(run, rows, "fin"))
             assert "\n" not in str(caught.value) and str(tmp_path / kind) in str(caught.value)
