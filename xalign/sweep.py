@@ -11,6 +11,7 @@ import os
 import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -220,9 +221,11 @@ class Sweep:
 
         A job that was killed the last time comes last: it may kill this process too, and the others come first.
         """
-        before = [json.loads(p.read_text(encoding="utf-8")) for p in self.folder.glob("job-*.json")]
-        last = {tuple(e["overrides"]): e["code"] for e in before}
+        last = {}
         for old in self.folder.glob("job-*.*"):
+            with suppress(OSError, ValueError, TypeError, KeyError):  # a log, or damaged: it only says which jobs to start last
+                told = json.loads(old.read_text(encoding="utf-8"))
+                last[tuple(told["overrides"])] = told["code"]
             old.unlink()
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / "sweep.json", {"flags": [part for pair in self.flags.items() for part in pair], "jobs": [
