@@ -15,10 +15,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from xalign.cache import Cache, Stage, file_sha256
+from xalign.cache import Cache, Stage
 from xalign.config import ConfigError, XalignError, build
 from xalign.data.examples import Example, read_jsonl, write_jsonl
 from xalign.data.filters import Filters
+from xalign.digests import file_sha256
 from xalign.metrics.comet import comet_scores, comet_version
 from xalign.metrics.node import Comet, Metrics
 from xalign.tasks.base import Evaluation

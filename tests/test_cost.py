@@ -14,8 +14,9 @@ import pytest
 from conftest import ROOT, TINY, torchrun, xalign
 
 from xalign import meter
-from xalign.cache import Cache, Stage, digest_of
+from xalign.cache import Cache, Stage
 from xalign.cost import cost_rows, few, totals
+from xalign.digests import digest_of
 from xalign.energy import EnergyMeter, Gpu
 from xalign.meter import Meter, work
 from xalign.report import method_cost

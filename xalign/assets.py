@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from xalign.cache import Artifact, Stage, file_sha256, write_json
+from xalign.cache import Artifact, Stage
 from xalign.config import XalignError
-from xalign.digests import read_sealed, write_sealed
+from xalign.digests import file_sha256, read_sealed, write_json, write_sealed
 from xalign.hub import escapes
 from xalign.languages import LANGUAGES
 from xalign.runfiles import check_path

@@ -27,10 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from xalign.config import XalignError
-from xalign.digests import describe, files_below, intact, read_sealed, remove, unreadable, write_sealed
-from xalign.digests import digest_of as digest_of
-from xalign.digests import file_sha256 as file_sha256
-from xalign.digests import write_json as write_json
+from xalign.digests import describe, digest_of, files_below, intact, read_sealed, remove, unreadable, write_sealed
 from xalign.journal import finish
 from xalign.meter import Meter
 

@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xalign.cache import write_json
 from xalign.commandline import checked
 from xalign.config import XalignError
+from xalign.digests import write_json
 from xalign.safe import hide
 from xalign.terminal import Stopped, guarded, mendable
 

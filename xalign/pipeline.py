@@ -9,10 +9,10 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from xalign.cache import Artifact, Cache, disk_error, locked, write_json
+from xalign.cache import Artifact, Cache, disk_error, locked
 from xalign.config import Run
 from xalign.data.examples import write_jsonl
-from xalign.digests import remove
+from xalign.digests import remove, write_json
 from xalign.plan import Plan, clock, console, finished, make_plan, plain, print_plan, run_folder
 from xalign.runfiles import FACTS, write_facts
 

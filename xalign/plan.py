@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from xalign.cache import Cache, Stage, digest_of
+from xalign.cache import Cache, Stage
 from xalign.config import Run
-from xalign.digests import read_sealed
+from xalign.digests import digest_of, read_sealed
 from xalign.runfiles import sound
 from xalign.tables import Terminal
 from xalign.values import shown

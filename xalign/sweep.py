@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from xalign.cache import Cache, Stage, digest_of, locked, write_json
+from xalign.cache import Cache, Stage, locked
 from xalign.commandline import checked, search_path
 from xalign.compose import explain, package_folder
 from xalign.config import ConfigError, Run, XalignError
+from xalign.digests import digest_of, write_json
 from xalign.launch import launch, result_path, run_here
 from xalign.plan import clock, console, finished, make_plan, run_folder
 from xalign.terminal import fail

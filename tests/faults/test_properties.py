@@ -13,11 +13,12 @@ import pytest
 from hypothesis import strategies as st
 from properties import TEXTS, holds
 
-from xalign.cache import Stage, digest_of
+from xalign.cache import Stage
 from xalign.data.codeswitch import _edges, code_switch, read_dictionary, read_muse, switch_questions
 from xalign.data.examples import Example, read_examples, read_jsonl, write_jsonl
 from xalign.data.filters import RULES, SIDES, Filters, count_words
 from xalign.data.packing import IGNORED, Row, common_prefix, deal, pack, pad, plan_steps, split_groups
+from xalign.digests import digest_of
 from xalign.languages import LANGUAGES
 
 # ---- the code-switcher

@@ -7,10 +7,11 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from xalign.assets import home_assistant_stage
-from xalign.cache import Artifact, Stage, file_sha256
+from xalign.cache import Artifact, Stage
 from xalign.config import ConfigError, XalignError
 from xalign.data.examples import read_jsonl, write_jsonl
 from xalign.data.reading import unchanged
+from xalign.digests import file_sha256
 
 if TYPE_CHECKING:
     from xalign.config import Run

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from xalign.cache import Artifact, Stage, file_sha256
+from xalign.cache import Artifact, Stage
 from xalign.config import ConfigError, Node, Run, XalignError, within
 from xalign.data.examples import Example, write_jsonl
 from xalign.data.reading import check_file, kind_of, parse_json, split_lines, text_of_file, unchanged
+from xalign.digests import file_sha256
 
 
 @dataclass(frozen=True)

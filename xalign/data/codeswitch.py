@@ -10,10 +10,11 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from xalign.cache import Artifact, Stage, file_sha256
+from xalign.cache import Artifact, Stage
 from xalign.config import Node, XalignError
 from xalign.data.examples import Example
 from xalign.data.reading import check_file, text_lines, unchanged
+from xalign.digests import file_sha256
 from xalign.languages import LANGUAGES
 
 if TYPE_CHECKING:

@@ -9,11 +9,12 @@ from random import Random
 from typing import Any
 
 from xalign.assets import home_assistant_stage
-from xalign.cache import Artifact, Stage, file_sha256
+from xalign.cache import Artifact, Stage
 from xalign.config import ConfigError, Node, Run, XalignError, within
 from xalign.data.examples import write_jsonl
 from xalign.data.lab.pairs import Pair, name_lists, phrases, sentences
 from xalign.data.reading import MISSING, text_lines, trouble, unchanged
+from xalign.digests import file_sha256
 
 
 def _write(folder: Path, pairs: list[Pair]) -> Mapping[str, Any]:

@@ -212,7 +212,7 @@ def ident_of(row: Mapping[str, Any], key: str, default: Any, where: str) -> str:
 
 def unchanged(files: Iterable[tuple[Path, str]]) -> None:
     """Raise XalignError if a file is not what its digest (SHA-256) says: it was edited between the plan and the reading."""
-    from xalign.cache import file_sha256
+    from xalign.digests import file_sha256
 
     for path, digest in files:
         if file_sha256(path) != digest:

@@ -6,10 +6,11 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from xalign.cache import Artifact, Stage, file_sha256
+from xalign.cache import Artifact, Stage
 from xalign.config import XalignError, within
 from xalign.data.examples import Example, read_jsonl
 from xalign.data.reading import check_file, text_lines, unchanged
+from xalign.digests import file_sha256
 from xalign.methods.base import Method, Objective
 from xalign.methods.coit import CoIT
 from xalign.methods.supervised import write_rows

@@ -105,7 +105,7 @@ def checkpoint_params(model: str) -> dict[str, str]:
     if not path.is_file():
         return {"hub": model}
     from xalign.assets import folder_digests
-    from xalign.cache import file_sha256
+    from xalign.digests import file_sha256
 
     # folder_digests remembers: a checkpoint of two gigabytes is not read again for every plan
     path = path.absolute()

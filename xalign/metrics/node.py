@@ -107,7 +107,7 @@ class Judge(Node):
         Args:
             against: id → answer of the opponent.
         """
-        from xalign.cache import digest_of
+        from xalign.digests import digest_of
         from xalign.metrics.judge import PROMPT_VERSION
 
         return {"url": self.url, "model": self.model, **self.sent(), "prompt": PROMPT_VERSION,

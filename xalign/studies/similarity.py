@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from xalign.analysis.multiway import FEWEST, KINDS, check_texts, read_texts, texts_stage
-from xalign.cache import RECEIPT, Stage, write_json
+from xalign.cache import RECEIPT, Stage
 from xalign.config import ConfigError, XalignError, choice, within
+from xalign.digests import write_json
 from xalign.studies.base import Findings, Study, exported
 
 if TYPE_CHECKING:

@@ -8,9 +8,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from xalign.cache import Artifact, Stage, file_sha256
+from xalign.cache import Artifact, Stage
 from xalign.config import ConfigError, XalignError, within
 from xalign.data.reading import MISSING, kind_of, trouble, unchanged
+from xalign.digests import file_sha256
 from xalign.languages import LANGUAGES
 from xalign.tasks.base import Evaluation, Task
 

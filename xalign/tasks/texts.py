@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def tokenizers(run: Run, langs: Sequence[str]) -> dict[str, Any]:
     """Which tokenizer BLEU has here for each language: another machine may have another, and other scores."""
-    from xalign.cache import file_sha256
+    from xalign.digests import file_sha256
     from xalign.metrics.translation import bleu_tokenizer, flores200_model
 
     model = flores200_model(run.metric.flores200)

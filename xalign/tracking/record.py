@@ -11,9 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xalign.cache import Cache, locked, write_json
+from xalign.cache import Cache, locked
 from xalign.config import Run, XalignError
 from xalign.data.examples import read_jsonl
+from xalign.digests import write_json
 from xalign.rows import arrow
 from xalign.tables import is_number
 from xalign.tracking import Package, Say, Start, Tracker, chosen, one_line, start

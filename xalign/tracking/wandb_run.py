@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from xalign.cache import digest_of
+from xalign.digests import digest_of
 from xalign.tracking import Package, Say, Start, Wandb, one_line, without_secrets
 from xalign.tracking.accounts import reachable, wandb_key, wandb_server
 
